@@ -116,9 +116,9 @@ __global__ void __launch_bounds__(most_threads)
 template <class T>
 bool by_packs(const Conv2dParts<T>& x, const StackSizes& s, const void* stacked) {
   constexpr int pack = pack_size<std::remove_const_t<T>>;
-  bool packs = s.channels % pack == 0 && s.pitch % pack == 0 && aligned16(static_cast<const char*>(stacked));
-  for (int p = 0; p < x.count; ++p) packs = packs && aligned16(x.part[static_cast<size_t>(p)].data);
-  return packs;
+  bool vectorized = s.channels % pack == 0 && s.pitch % pack == 0 && aligned16(static_cast<const char*>(stacked));
+  for (int p = 0; p < x.count; ++p) vectorized = vectorized && aligned16(x.part[static_cast<size_t>(p)].data);
+  return vectorized;
 }
 /// The blocks of a launch over `rows` rows of the parts, whose pieces have `elements` elements. whole_rows: also over the
 /// columns that do not take part.
@@ -145,10 +145,10 @@ Blocks blocks_of(const char* op, const Conv2dParts<T>& x, const StackSizes& s, i
 
 template <class T>
 void conv2d_stack(Context& ctx, const Conv2dParts<const T>& x, const StackSizes& s, T* stacked) {
-  const bool packs = by_packs(x, s, stacked);
-  const Blocks b = blocks_of("conv2d_stack", x, s, s.batch * s.frames, packs ? pack_size<T> : 1, false);
-  launch(ctx, {.name = packs ? "conv2d_stack_packs" : "conv2d_stack", .grid = b.grid, .block = b.threads},
-         packs ? conv2d_stack_kernel<T, pack_size<T>> : conv2d_stack_kernel<T, 1>, x, s, stacked, b.row_blocks);
+  const bool vectorized = by_packs(x, s, stacked);
+  const Blocks b = blocks_of("conv2d_stack", x, s, s.batch * s.frames, vectorized ? pack_size<T> : 1, false);
+  launch(ctx, {.name = vectorized ? "conv2d_stack_packs" : "conv2d_stack", .grid = b.grid, .block = b.threads},
+         vectorized ? conv2d_stack_kernel<T, pack_size<T>> : conv2d_stack_kernel<T, 1>, x, s, stacked, b.row_blocks);
 }
 
 template <class T>
@@ -157,12 +157,12 @@ void conv2d_unstack(Context& ctx, const T* stacked, const StackSizes& sizes, con
   // The kernel divides frames, which fit 32 bits, by the stride. A stride beyond that reads the same frames as this one.
   StackSizes s = sizes;
   s.stride = std::min<int64_t>(s.stride, std::numeric_limits<int32_t>::max());
-  const bool packs = by_packs(dx, s, stacked);
-  const Blocks b = blocks_of("conv2d_unstack", dx, s, s.batch * s.time, packs ? pack_size<T> : 1, true);
+  const bool vectorized = by_packs(dx, s, stacked);
+  const Blocks b = blocks_of("conv2d_unstack", dx, s, s.batch * s.time, vectorized ? pack_size<T> : 1, true);
   unsigned adds = 0;
   for (int p = 0; p < dx.count; ++p) adds |= static_cast<unsigned>(add[static_cast<size_t>(p)]) << p;
-  launch(ctx, {.name = packs ? "conv2d_unstack_packs" : "conv2d_unstack", .grid = b.grid, .block = b.threads},
-         packs ? conv2d_unstack_kernel<T, pack_size<T>> : conv2d_unstack_kernel<T, 1>, stacked, s, dx, adds,
+  launch(ctx, {.name = vectorized ? "conv2d_unstack_packs" : "conv2d_unstack", .grid = b.grid, .block = b.threads},
+         vectorized ? conv2d_unstack_kernel<T, pack_size<T>> : conv2d_unstack_kernel<T, 1>, stacked, s, dx, adds,
          b.row_blocks);
 }
 

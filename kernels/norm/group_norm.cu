@@ -16,7 +16,6 @@ namespace {
 constexpr int threads = 256;
 constexpr int64_t max_rows = 32;  // rows per thread; the sums of the backward pass are in float over them
 constexpr int64_t min_rows = 8;   // with fewer, partial sums are as many bytes as the data
-constexpr int64_t wanted_blocks = 264;  // part of the order of sums, so it is the same on every device
 
 /// How the [rows, channels] matrix of each item is divided among blocks. A block has `columns` threads along the
 /// channels, P channels each, and handles `rows_at_once` of its `block_rows` rows at once. grid.x runs over items and
@@ -29,12 +28,12 @@ struct Tiling {
 
   Tiling(int64_t items, int64_t item_rows, int64_t row_channels, int pack)
       : rows(item_rows), channels(row_channels), batch(items) {
-    const int64_t packs = row_channels / pack;
-    columns = static_cast<int>(packs < threads ? packs : threads);
+    const int64_t pack_count = row_channels / pack;
+    columns = static_cast<int>(pack_count < threads ? pack_count : threads);
     rows_at_once = threads / columns;
-    column_blocks = blocks_for(packs, columns);
+    column_blocks = blocks_for(pack_count, columns);
     int64_t each = max_rows;
-    while (each > min_rows && ceil_div(rows, rows_at_once * each) * column_blocks * batch < wanted_blocks) each /= 2;
+    while (each > min_rows && ceil_div(rows, rows_at_once * each) * column_blocks * batch < blocks_of_sums) each /= 2;
     block_rows = rows_at_once * each;
     row_blocks = blocks_for(rows, block_rows);
   }
@@ -44,15 +43,20 @@ struct Tiling {
 /// Work of one thread: P channels from `channel` on, in rows from `row` to `end`, `rows_at_once` apart.
 struct ThreadWork {
   int64_t item, channel, row, end;
-  int column, place;  ///< the thread's column and row in its block
+  int column, row_slot;  ///< the thread's column and row in its block
 };
 template <int P>
 __device__ __forceinline__ ThreadWork thread_work(const Tiling& t) {
-  const int column = static_cast<int>(threadIdx.x) % t.columns, place = static_cast<int>(threadIdx.x) / t.columns;
+  const int column = static_cast<int>(threadIdx.x) % t.columns, row_slot = static_cast<int>(threadIdx.x) / t.columns;
   const int64_t first = int64_t{blockIdx.x % t.row_blocks} * t.block_rows, end = first + t.block_rows;
   const int64_t channel = (int64_t{blockIdx.y} * t.columns + column) * P;
-  const bool active = place < t.rows_at_once && channel < t.channels;
-  return {blockIdx.x / t.row_blocks, channel, first + place, !active ? 0 : end < t.rows ? end : t.rows, column, place};
+  const bool active = row_slot < t.rows_at_once && channel < t.channels;
+  return {blockIdx.x / t.row_blocks,
+          channel,
+          first + row_slot,
+          !active ? 0 : end < t.rows ? end : t.rows,
+          column,
+          row_slot};
 }
 
 /// Parameters of P channels. With packs, p is 16-byte aligned.
@@ -131,7 +135,7 @@ __global__ void __launch_bounds__(threads)
   }
   sums[threadIdx.x] = m.sum, sums[threads + threadIdx.x] = m.squares;
   __syncthreads();
-  if (work.place != 0 || work.channel >= t.channels) return;
+  if (work.row_slot != 0 || work.channel >= t.channels) return;
   for (int r = 1; r < t.rows_at_once; ++r) {
     m.sum += sums[r * t.columns + work.column];
     m.squares += sums[threads + r * t.columns + work.column];
@@ -204,11 +208,11 @@ __global__ void __launch_bounds__(threads) group_norm_columns_kernel(GroupNormBa
     }
   }
   const int width = t.columns * P;
-  if (work.place < t.rows_at_once) {
+  if (work.row_slot < t.rows_at_once) {
 #pragma unroll
     for (int i = 0; i < P; ++i) {
-      sums[work.place * width + work.column * P + i] = sum_dy[i];
-      sums[(t.rows_at_once + work.place) * width + work.column * P + i] = sum_dyh[i];
+      sums[work.row_slot * width + work.column * P + i] = sum_dy[i];
+      sums[(t.rows_at_once + work.row_slot) * width + work.column * P + i] = sum_dyh[i];
     }
   }
   __syncthreads();
@@ -284,9 +288,9 @@ struct Lanes {
     return v;
   }
 };
-int lanes_of(int64_t packs) {
+int lanes_of(int64_t pack_count) {
   int lanes = 1;
-  while (lanes < 32 && lanes < packs) lanes *= 2;
+  while (lanes < 32 && lanes < pack_count) lanes *= 2;
   return lanes;
 }
 
@@ -466,15 +470,15 @@ Shape group_norm_backward_scratch(Shape x, int64_t groups, NormOver over) {
 
 template <class T>
 void group_norm_forward(Context& ctx, const GroupNormForward<T>& f) {
-  const bool packs = pack_width<T>(f.x.shape, f.groups) > 1 && aligned16(f.x.data) && aligned16(f.y.data) &&
-                     aligned16(f.residual.data) && aligned16(f.gain.data) && aligned16(f.bias.data);
-  packs ? forward<T, pack_size<T>>(ctx, f) : forward<T, 1>(ctx, f);
+  const bool vectorized = pack_width<T>(f.x.shape, f.groups) > 1 && aligned16(f.x.data) && aligned16(f.y.data) &&
+                          aligned16(f.residual.data) && aligned16(f.gain.data) && aligned16(f.bias.data);
+  vectorized ? forward<T, pack_size<T>>(ctx, f) : forward<T, 1>(ctx, f);
 }
 template <class T>
 void group_norm_backward(Context& ctx, const GroupNormBackward<T>& g) {
-  const bool packs = pack_width<T>(g.x.shape, g.groups) > 1 && aligned16(g.x.data) && aligned16(g.dy.data) &&
-                     aligned16(g.dx.data) && aligned16(g.gain.data);
-  packs ? backward<T, pack_size<T>>(ctx, g) : backward<T, 1>(ctx, g);
+  const bool vectorized = pack_width<T>(g.x.shape, g.groups) > 1 && aligned16(g.x.data) && aligned16(g.dy.data) &&
+                          aligned16(g.dx.data) && aligned16(g.gain.data);
+  vectorized ? backward<T, pack_size<T>>(ctx, g) : backward<T, 1>(ctx, g);
 }
 
 #define NACRE_GROUP_NORM(T)                                                  \

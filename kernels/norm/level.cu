@@ -199,27 +199,27 @@ Shape level_scratch(Shape x) { return {.channels = 4 * x.batch * sum_parts(x.tim
 
 void level_forward(Context& ctx, const LevelForward& a) {
   const int64_t parts = sum_parts(a.x.shape.time), blocks = a.x.shape.batch * parts;
-  const bool packs = a.x.shape.time % pack_size<float> == 0 && aligned16(a.x.data) && aligned16(a.y.data);
+  const bool vectorized = a.x.shape.time % pack_size<float> == 0 && aligned16(a.x.data) && aligned16(a.y.data);
   float* const peaks = a.scratch.data + 2 * blocks;
   const unsigned grid = blocks_for(blocks, 1);
   launch(ctx, {.name = "level_sums", .grid = grid, .block = sum_threads},
-         packs ? level_sums_kernel<true> : level_sums_kernel<false>, a, parts);
+         vectorized ? level_sums_kernel<true> : level_sums_kernel<false>, a, parts);
   launch(ctx, {.name = "level_peaks", .grid = grid, .block = sum_threads},
-         packs ? level_peaks_kernel<true> : level_peaks_kernel<false>, a, parts, peaks);
+         vectorized ? level_peaks_kernel<true> : level_peaks_kernel<false>, a, parts, peaks);
   launch(ctx, {.name = "level_forward", .grid = grid, .block = sum_threads},
-         packs ? level_forward_kernel<true> : level_forward_kernel<false>, a, parts, peaks);
+         vectorized ? level_forward_kernel<true> : level_forward_kernel<false>, a, parts, peaks);
 }
 
 void level_backward(Context& ctx, const LevelBackward& a) {
   const int64_t parts = sum_parts(a.x.shape.time), blocks = a.x.shape.batch * parts;
-  const bool packs =
+  const bool vectorized =
       a.x.shape.time % pack_size<float> == 0 && aligned16(a.x.data) && aligned16(a.dy.data) && aligned16(a.dx.data);
   float* const products = a.scratch.data + 2 * blocks;
   const unsigned grid = blocks_for(blocks, 1);
   launch(ctx, {.name = "level_gradient_sums", .grid = grid, .block = sum_threads},
-         packs ? level_gradient_sums_kernel<true> : level_gradient_sums_kernel<false>, a, parts, products);
+         vectorized ? level_gradient_sums_kernel<true> : level_gradient_sums_kernel<false>, a, parts, products);
   launch(ctx, {.name = "level_backward", .grid = grid, .block = sum_threads},
-         packs ? level_backward_kernel<true> : level_backward_kernel<false>, a, parts, products);
+         vectorized ? level_backward_kernel<true> : level_backward_kernel<false>, a, parts, products);
 }
 
 }  // namespace nacre::cuda

@@ -12,11 +12,11 @@ __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWS
   const AdamWStep step = *shared_step;
   if (step.apply == 0) return;
   constexpr int size = 4;
-  const int64_t n = a.value.elements(), packs = vectorized ? n / size : 0, stride = grid_threads();
+  const int64_t n = a.value.elements(), pack_count = vectorized ? n / size : 0, stride = grid_threads();
   float *const value = a.value.data, *const m = a.m.data, *const v = a.v.data, *const ema = a.ema.data;
   const float* const grad = a.grad.data;
 #pragma unroll 1
-  for (int64_t i = grid_thread(); i < packs; i += stride) {
+  for (int64_t i = grid_thread(); i < pack_count; i += stride) {
     Pack<float> x = load_pack(value + i * size), mi = load_pack(m + i * size), vi = load_pack(v + i * size);
     const Pack<float> g = load_pack(grad + i * size);
 #pragma unroll
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWS
     }
   }
 #pragma unroll 1
-  for (int64_t i = packs * size + grid_thread(); i < n; i += stride) {
+  for (int64_t i = pack_count * size + grid_thread(); i < n; i += stride) {
     float mi = m[i], vi = v[i];
     const float x = adamw_update(value[i], grad[i], mi, vi, step);
     value[i] = x, m[i] = mi, v[i] = vi;

@@ -28,10 +28,10 @@ __device__ __forceinline__ void store_eight(bf16* p, const float (&v)[width]) {
 
 template <class From, class To>
 __global__ void __launch_bounds__(threads)
-    convert_kernel(const From* x, To* y, int64_t packs, int64_t n, bool add) {
+    convert_kernel(const From* x, To* y, int64_t pack_count, int64_t n, bool add) {
   // Bound by memory. `sum` is the old y, read before the store, because y is only written by its own thread.
   const int64_t first = grid_thread(), step = grid_threads();
-  for (int64_t i = first; i < packs; i += step) {
+  for (int64_t i = first; i < pack_count; i += step) {
     float v[width], sum[width];
     load_eight(x + i * width, v);
     if (add) {
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(threads)
     }
     store_eight(y + i * width, v);
   }
-  for (int64_t i = packs * width + first; i < n; i += step)
+  for (int64_t i = pack_count * width + first; i < n; i += step)
     y[i] = store<To>(add ? to_float(y[i]) + to_float(x[i]) : to_float(x[i]));
 }
 
@@ -49,9 +49,9 @@ __global__ void __launch_bounds__(threads)
 
 template <class From, class To>
 void convert(Context& ctx, const Convert<From, To>& a) {
-  const int64_t n = a.x.elements(), packs = aligned16(a.x.data) && aligned16(a.y.data) ? n / width : 0;
-  launch(ctx, {.name = "convert", .grid = blocks_for(packs > 0 ? packs : n, threads), .block = threads},
-         convert_kernel<From, To>, a.x.data, a.y.data, packs, n, a.add);
+  const int64_t n = a.x.elements(), pack_count = aligned16(a.x.data) && aligned16(a.y.data) ? n / width : 0;
+  launch(ctx, {.name = "convert", .grid = blocks_for(pack_count > 0 ? pack_count : n, threads), .block = threads},
+         convert_kernel<From, To>, a.x.data, a.y.data, pack_count, n, a.add);
 }
 
 template void convert<float, bf16>(Context&, const Convert<float, bf16>&);

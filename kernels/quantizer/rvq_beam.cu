@@ -114,7 +114,7 @@ __device__ __forceinline__ void merge_row(State& b, int iterations, const Layout
   if (lane == 0) b.live[row] = n < l.beam ? n : l.beam;
 }
 
-/// A warp puts the greedy continuation of its row into the last place if it is not among those kept. It is found by
+/// A warp puts the greedy continuation of its row into the last slot if it is not among those kept. It is found by
 /// half distance, as beam = 1 finds it: scores are sums and round, so codes may share the least score.
 __device__ __forceinline__ void keep_greedy(State& b, int iterations, const Layout& l, uint32_t codes) {
   const int lane = static_cast<int>(threadIdx.x) % 32, row = static_cast<int>(threadIdx.x) / 32;
@@ -124,20 +124,20 @@ __device__ __forceinline__ void keep_greedy(State& b, int iterations, const Layo
   uint32_t order = no_score;
   if (parent >= 0 && half_distance(nearest) <= largest)
     order = ordered(__fadd_rn(half_distance(nearest), b.energy[row * l.beam + parent]));
-  int place = -1;
+  int slot = -1;
   if (order != no_score) {
-    // All candidates of a list that is not full are in it, so the last place is that of a full list.
+    // All candidates of a list that is not full are in it, so the last slot is that of a full list.
     const uint64_t key = key_of(order, static_cast<uint32_t>(parent) * codes + nearest.k);
-    place = l.beam - 1;
+    slot = l.beam - 1;
     for (int first = 0; first < live; first += 32) {
       const unsigned found = __ballot_sync(full_warp, first + lane < live && kept[first + lane] == key);
-      if (found != 0) place = first + __ffs(static_cast<int>(found)) - 1;
+      if (found != 0) slot = first + __ffs(static_cast<int>(found)) - 1;
     }
     __syncwarp();
-    if (lane == 0) kept[place] = key;
+    if (lane == 0) kept[slot] = key;
   }
   __syncwarp();
-  if (lane == 0) b.greedy[row] = place;
+  if (lane == 0) b.greedy[row] = slot;
 }
 
 /// One pass of sixteen hypotheses over a codebook, 1024 codes at a time. The caller synchronises the block before and
@@ -208,7 +208,7 @@ __device__ __forceinline__ void search_pass(State& b, int& iterations, const Lay
           const uint64_t key =
               key_of(orders[c][t], static_cast<uint32_t>(hypothesis) * codes + static_cast<uint32_t>(k + t));
           if (key > bound) continue;
-          // The place in `found` depends on timing, the set of keys does not; merge_row() orders them by value.
+          // The slot in `found` depends on timing, the set of keys does not; merge_row() orders them by value.
           const int at = atomicAdd(b.counts + row, 1);
           if (at < capacity) b.found[row * capacity + at] = key;
         }

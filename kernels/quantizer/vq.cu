@@ -89,11 +89,11 @@ __global__ void __launch_bounds__(threads)
     best[r] = no_code();
   }
   for (int begin = 0; begin < padded; begin += chunk) {
-    const int count = padded - begin < chunk ? padded - begin : chunk, packs = count / 4;
+    const int count = padded - begin < chunk ? padded - begin : chunk, pack_count = count / 4;
     // The first barrier waits until all threads have read the previous chunk, the second one publishes this chunk.
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < (D + 1) * packs; i += threads) {
-      const int d = i / packs, k = i % packs * 4;
+    for (int i = static_cast<int>(threadIdx.x); i < (D + 1) * pack_count; i += threads) {
+      const int d = i / pack_count, k = i % pack_count * 4;
       store_pack(codes + d * chunk + k, load_pack(prepared + int64_t{d} * padded + begin + k));
     }
     __syncthreads();
@@ -180,9 +180,9 @@ void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const floa
 /// A thread per P channels of a row. Reads of the codebook are coalesced within a row; bound by writing y.
 template <int P>
 __global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t rows, int64_t dim, int64_t codes) {
-  const int64_t packs = dim / P;
-  for (int64_t i = grid_thread(); i < rows * packs; i += grid_threads()) {
-    const int64_t row = i / packs, d = i % packs * P;
+  const int64_t pack_count = dim / P;
+  for (int64_t i = grid_thread(); i < rows * pack_count; i += grid_threads()) {
+    const int64_t row = i / pack_count, d = i % pack_count * P;
     const float* from = g.codebook.data + clamp_code(g.codes.data[row], codes) * dim + d;
     float* to = g.y.data + row * dim + d;
     if constexpr (P == 1) {

@@ -287,7 +287,7 @@ template <class T>
 void recurrence_backward(Context& ctx, const LstmBackward<T>& a, const lstm::BackwardPieces<T>& p) {
   const int64_t batch = a.y.shape.batch, time = a.y.shape.time, hidden = a.y.shape.channels, depth = gates * hidden,
                 panels = panels_of(hidden), width = panels * panel;
-  float *const weight = p.own, *const dh = weight + width * depth, *const dc = dh + batch * width;
+  float *const weight = p.of_steps, *const dh = weight + width * depth, *const dc = dh + batch * width;
   // [panel][4 hidden][columns of the panel], with zeros beyond hidden.
   parallel_ranges(ctx, panels, 1 + least_products / (panel * depth), [&](int64_t begin, int64_t end) {
     for (int64_t q = begin; q < end; ++q)

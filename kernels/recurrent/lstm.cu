@@ -26,11 +26,11 @@ constexpr int depth = 512;     // of the staged input
 
 /// sum[r][i] += over k < n of w[r w_row + k] staged[i depth + k], each lane its own k. The packs that a lane takes
 /// depend on n alone, so that sums have one order for every batch.
-template <int rows, int items, bool packs, class T>
+template <int rows, int items, bool vectorized, class T>
 __device__ __forceinline__ void add_products(const T* w, int64_t w_row, const float* staged, int n,
                                              float (&sum)[rows][items]) {
   const int lane = threadIdx.x % 32;
-  if constexpr (packs) {
+  if constexpr (vectorized) {
     constexpr int P = pack_size<T>;
 #pragma unroll 2
     for (int k = lane * P; k < n; k += 32 * P) {
@@ -68,15 +68,15 @@ __device__ __forceinline__ void stage(const T* from, int64_t row, int count, int
 }
 /// The sums of the warp; lane i gets those of item i.
 template <int rows, int items>
-__device__ __forceinline__ void sums_of_lane(const float (&sum)[rows][items], float (&own)[rows]) {
+__device__ __forceinline__ void sums_of_lane(const float (&sum)[rows][items], float (&total)[rows]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int r = 0; r < rows; ++r) {
-    own[r] = 0;
+    total[r] = 0;
 #pragma unroll
     for (int i = 0; i < items; ++i) {
       const float s = warp_sum(sum[r][i]);
-      if (lane == i) own[r] = s;
+      if (lane == i) total[r] = s;
     }
   }
 }
@@ -96,7 +96,7 @@ struct ForwardStep {
   int64_t batch, time, hidden;
 };
 
-template <class T, int items, bool packs>
+template <class T, int items, bool vectorized>
 __global__ void __launch_bounds__(threads) lstm_forward_kernel(ForwardStep<T> a) {
   NACRE_SHARED(float, staged, items* depth);
   const int64_t H = a.hidden, unit = int64_t{blockIdx.x} * warps + threadIdx.x / 32,
@@ -110,24 +110,24 @@ __global__ void __launch_bounds__(threads) lstm_forward_kernel(ForwardStep<T> a)
         stage<items>(a.h_row + first * a.time * H + k, a.time * H, count, n, staged);
       else
         stage<items>(a.h_state + first * H + k, H, count, n, staged);
-      if (unit < H) add_products<gates, items, packs>(a.weight_h + unit * H + k, H * H, staged, n, sum);
+      if (unit < H) add_products<gates, items, vectorized>(a.weight_h + unit * H + k, H * H, staged, n, sum);
     }
   if (unit >= H) return;
-  float own[gates];
-  sums_of_lane(sum, own);
+  float gate[gates];
+  sums_of_lane(sum, gate);
   const int lane = threadIdx.x % 32;
   if (lane >= count) return;
   const int64_t item = first + lane, row = item * a.time;
   float* const to = a.of_gates == nullptr ? nullptr : a.of_gates + row * gates * H + unit;
 #pragma unroll
   for (int g = 0; g < gates; ++g) {
-    own[g] = (own[g] + a.sums[row * gates * H + g * H + unit]) + a.bias_h[g * H + unit];
-    own[g] = g == 2 ? vec::tanh(own[g]) : vec::sigmoid(own[g]);
-    if (to != nullptr) to[g * H] = own[g];
+    gate[g] = (gate[g] + a.sums[row * gates * H + g * H + unit]) + a.bias_h[g * H + unit];
+    gate[g] = g == 2 ? vec::tanh(gate[g]) : vec::sigmoid(gate[g]);
+    if (to != nullptr) to[g * H] = gate[g];
   }
   const float before = a.c_before == nullptr ? 0.0f : a.c_before[item * H + unit];
-  const float cell = own[1] * before + own[0] * own[2];
-  const T y = store<T>(own[3] * vec::tanh(cell));
+  const float cell = gate[1] * before + gate[0] * gate[2];
+  const T y = store<T>(gate[3] * vec::tanh(cell));
   a.y[row * H + unit] = y;
   a.c_after[item * H + unit] = cell;
   if (a.cells != nullptr) a.cells[row * H + unit] = cell;
@@ -144,7 +144,7 @@ struct BackwardStep {
   int64_t batch, time, hidden;
 };
 
-template <class T, int items, bool packs>
+template <class T, int items, bool vectorized>
 __global__ void __launch_bounds__(threads) lstm_backward_kernel(BackwardStep<T> a) {
   NACRE_SHARED(float, staged, items* depth);
   const int64_t H = a.hidden, width = gates * H, unit = int64_t{blockIdx.x} * warps + threadIdx.x / 32,
@@ -155,17 +155,17 @@ __global__ void __launch_bounds__(threads) lstm_backward_kernel(BackwardStep<T> 
     for (int64_t k = 0; k < width; k += depth) {
       const int n = static_cast<int>(width - k < depth ? width - k : depth);
       stage<items>(a.da_after + first * a.time * width + k, a.time * width, count, n, staged);
-      if (unit < H) add_products<1, items, packs>(a.weight + unit * width + k, 0, staged, n, sum);
+      if (unit < H) add_products<1, items, vectorized>(a.weight + unit * width + k, 0, staged, n, sum);
     }
   if (unit >= H) return;
-  float own[1];
-  sums_of_lane(sum, own);
+  float dh_after[1];  // what the next step adds to the gradient of h
+  sums_of_lane(sum, dh_after);
   const int lane = threadIdx.x % 32;
   if (lane >= count) return;
   const int64_t item = first + lane, row = item * a.time, at = row * H + unit;
   const float* const of_gates = a.of_gates + row * width + unit;
   const float i = of_gates[0], f = of_gates[H], g = of_gates[2 * H], o = of_gates[3 * H];
-  const float dh = to_float(a.dy[at]) + own[0], t = vec::tanh(a.cells[at]),
+  const float dh = to_float(a.dy[at]) + dh_after[0], t = vec::tanh(a.cells[at]),
               before = a.cells_before == nullptr ? 0.0f : a.cells_before[at];
   float* const dc = a.dc + item * H + unit;
   const float d = dh * o * ((1.0f - t) * (1.0f + t)) + (a.da_after == nullptr ? 0.0f : *dc);
@@ -191,10 +191,10 @@ __global__ void __launch_bounds__(threads) lstm_transpose_kernel(const T* from, 
     if (column + c < columns && row + lane < rows) to[(column + c) * rows + row + lane] = tile[lane * 33 + c];
 }
 
-/// f(items, packs) as constants.
+/// f(items, vectorized) as constants.
 template <class F>
-void with_form(int64_t batch, bool packs, const F& f) {
-  const auto by_items = [&](auto items) { packs ? f(items, std::true_type{}) : f(items, std::false_type{}); };
+void with_form(int64_t batch, bool vectorized, const F& f) {
+  const auto by_items = [&](auto items) { vectorized ? f(items, std::true_type{}) : f(items, std::false_type{}); };
   batch == 1 ? by_items(std::integral_constant<int, 1>{}) : by_items(std::integral_constant<int, most_items>{});
 }
 dim3 grid_of(int64_t batch, int64_t hidden, int items) {
@@ -225,9 +225,9 @@ template <class T>
 int64_t transposed_floats(int64_t hidden) {
   return (gates * hidden * hidden * static_cast<int64_t>(sizeof(T)) + 15) / 16 * 4;
 }
-/// The transpose, then dc.
+/// Floats of the transpose and of dc.
 template <class T>
-int64_t backward_own(Shape x, int64_t hidden) {
+int64_t backward_floats(Shape x, int64_t hidden) {
   return transposed_floats<T>(hidden) + x.batch * hidden;
 }
 
@@ -239,7 +239,7 @@ Shape lstm_forward_scratch(Context& ctx, Shape x, int64_t hidden) {
 }
 template <class T>
 Shape lstm_backward_scratch(Context& ctx, Shape x, int64_t hidden) {
-  return lstm::BackwardPieces<T>(ctx, x, hidden, backward_own<T>(x, hidden), nullptr).size;
+  return lstm::BackwardPieces<T>(ctx, x, hidden, backward_floats<T>(x, hidden), nullptr).size;
 }
 
 template <class T>
@@ -268,7 +268,7 @@ void lstm_forward(Context& ctx, const LstmForward<T>& a) {
   const View<float> state(p.state, lstm_state(batch, H));
   if (a.state) ctx.copy<float>(a.state, state);
   float* const c = p.state + batch * H;
-  const bool packs = H % pack_size<T> == 0 && aligned16(a.weight_h.data);
+  const bool vectorized = H % pack_size<T> == 0 && aligned16(a.weight_h.data);
   for (int64_t t = 0; t < time; ++t) {
     const bool leaves = t + 1 == time && a.state_after;
     const ForwardStep<T> step{.weight_h = a.weight_h.data,
@@ -285,9 +285,9 @@ void lstm_forward(Context& ctx, const LstmForward<T>& a) {
                               .batch = batch,
                               .time = time,
                               .hidden = H};
-    with_form(batch, packs, [&](auto items, auto in_packs) {
+    with_form(batch, vectorized, [&](auto items, auto by_packs) {
       launch(ctx, {.name = "lstm_forward", .grid = grid_of(batch, H, items.value), .block = threads},
-             lstm_forward_kernel<T, items.value, in_packs.value>, step);
+             lstm_forward_kernel<T, items.value, by_packs.value>, step);
     });
   }
 }
@@ -296,12 +296,12 @@ template <class T>
 void lstm_backward(Context& ctx, const LstmBackward<T>& a) {
   const Shape x = a.x.shape;
   const int64_t H = a.y.shape.channels, batch = x.batch, time = x.time, width = gates * H;
-  const lstm::BackwardPieces<T> p(ctx, x, H, backward_own<T>(x, H), a.scratch.data);
-  T* const weight = reinterpret_cast<T*>(p.own);
-  float* const dc = p.own + transposed_floats<T>(H);
+  const lstm::BackwardPieces<T> p(ctx, x, H, backward_floats<T>(x, H), a.scratch.data);
+  T* const weight = reinterpret_cast<T*>(p.of_steps);
+  float* const dc = p.of_steps + transposed_floats<T>(H);
   launch(ctx, {.name = "lstm_transpose", .grid = {blocks_for(width, 32), blocks_for(H, 32), 1}, .block = threads},
          lstm_transpose_kernel<T>, a.weight_h.data, width, H, weight);
-  const bool packs = width % pack_size<T> == 0 && aligned16(weight);
+  const bool vectorized = width % pack_size<T> == 0 && aligned16(weight);
   for (int64_t t = time - 1; t >= 0; --t) {
     const BackwardStep<T> step{.weight = weight,
                                .dy = a.dy.data + t * H,
@@ -316,9 +316,9 @@ void lstm_backward(Context& ctx, const LstmBackward<T>& a) {
                                .batch = batch,
                                .time = time,
                                .hidden = H};
-    with_form(batch, packs, [&](auto items, auto in_packs) {
+    with_form(batch, vectorized, [&](auto items, auto by_packs) {
       launch(ctx, {.name = "lstm_backward", .grid = grid_of(batch, H, items.value), .block = threads},
-             lstm_backward_kernel<T, items.value, in_packs.value>, step);
+             lstm_backward_kernel<T, items.value, by_packs.value>, step);
     });
   }
   lstm::gradients_from_gates(ctx, a, p);

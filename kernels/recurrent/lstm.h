@@ -29,17 +29,17 @@ class Pieces {
   int64_t taken_ = 0;
 };
 
-/// Pieces of the backward pass. `own` belongs to the device.
+/// Pieces of the backward pass. `of_steps` is laid out by the device: what its time steps need.
 template <class T>
 struct BackwardPieces {
   static constexpr bool converts = !std::is_same_v<T, float>;
   float *da, *h_before;      ///< [rows, 4 hidden]; h_{t-1}, [rows, hidden]
   float *x, *weight_x, *dx;  ///< float copies of bf16
   float* products;           ///< of the convolutions
-  float* own;
+  float* of_steps;
   Shape of_products, size;
 
-  BackwardPieces(Context& ctx, Shape x_shape, int64_t hidden, int64_t own_floats, float* scratch) {
+  BackwardPieces(Context& ctx, Shape x_shape, int64_t hidden, int64_t step_floats, float* scratch) {
     const int64_t rows = x_shape.rows(), in = x_shape.channels;
     const Shape y{x_shape.batch, x_shape.time, 1, gates * hidden}, h{x_shape.batch, x_shape.time, 1, hidden},
         of_x{gates * hidden, 1, 1, in}, of_h{gates * hidden, 1, 1, hidden};
@@ -53,7 +53,7 @@ struct BackwardPieces {
                                          conv1d_weight_gradient_scratch(ctx, x_shape, of_x, y, {}).elements(),
                                          conv1d_weight_gradient_scratch(ctx, h, of_h, y, {}).elements()})};
     products = p.take(of_products.elements());
-    own = p.take(own_floats);
+    of_steps = p.take(step_floats);
     size = p.taken();
   }
 };

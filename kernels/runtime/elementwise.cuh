@@ -36,7 +36,7 @@ __device__ __forceinline__ void elementwise_packs(const T* a, const T* b, T* out
 
 template <int reads, class T, class F>
 __global__ void __launch_bounds__(elementwise_threads)
-    elementwise_kernel(const T* a, const T* b, T* out, int64_t packs, int64_t n, F f) {
+    elementwise_kernel(const T* a, const T* b, T* out, int64_t pack_count, int64_t n, F f) {
   constexpr int size = pack_size<T>, batch = reads == reads_a ? 4 : 2;
   const int64_t step = grid_threads();
   int64_t first = grid_thread();
@@ -47,9 +47,9 @@ __global__ void __launch_bounds__(elementwise_threads)
     elementwise_packs<reads, count.value>(a + at, b + at, out + at, step * size, f);
     first += count.value * step;
   };
-  while (first + (batch - 1) * step < packs) run(std::integral_constant<int, batch>{});
-  while (first < packs) run(std::integral_constant<int, 1>{});
-  for (int64_t i = packs * size + grid_thread(); i < n; i += step)
+  while (first + (batch - 1) * step < pack_count) run(std::integral_constant<int, batch>{});
+  while (first < pack_count) run(std::integral_constant<int, 1>{});
+  for (int64_t i = pack_count * size + grid_thread(); i < n; i += step)
     out[i] = store<T>(f((reads & reads_a) != 0 ? to_float(a[i]) : 0.0f, (reads & reads_b) != 0 ? to_float(b[i]) : 0.0f,
                         (reads & reads_out) != 0 ? to_float(out[i]) : 0.0f));
 }
@@ -58,10 +58,10 @@ __global__ void __launch_bounds__(elementwise_threads)
 template <int reads, class T, class F>
 void elementwise(Context& ctx, const char* name, const T* a, const T* b, T* out, int64_t n, F f) {
   if (n == 0) return;
-  const int64_t packs = aligned16(a) && aligned16(b) && aligned16(out) ? n / pack_size<T> : 0;
-  const int64_t items = packs > 0 ? packs : n;
+  const int64_t pack_count = aligned16(a) && aligned16(b) && aligned16(out) ? n / pack_size<T> : 0;
+  const int64_t items = pack_count > 0 ? pack_count : n;
   launch(ctx, {.name = name, .grid = blocks_for(items, 4 * elementwise_threads), .block = elementwise_threads},
-         elementwise_kernel<reads, T, F>, a, b, out, packs, n, f);
+         elementwise_kernel<reads, T, F>, a, b, out, pack_count, n, f);
 }
 
 }  // namespace nacre::cuda

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 /// Whether samples and elements of frames that meet are at the same place of their packs.
-bool packs(const Framing& g) { return g.hop % 4 == 0 && g.window % 4 == 0 && g.lead % 4 == 0 && g.time % 4 == 0; }
+bool in_packs(const Framing& g) { return g.hop % 4 == 0 && g.window % 4 == 0 && g.lead % 4 == 0 && g.time % 4 == 0; }
 unsigned items(const Framing& g) { return static_cast<unsigned>(g.batch < 65535 ? g.batch : 65535); }
 
 }  // namespace
@@ -156,7 +156,7 @@ void make_frames(Context& ctx, const Framing& g, const float* first, const float
                  float* rows) {
   const int frames_per_block = g.window < block_elements ? block_elements / g.window : 1;
   const bool vectorized = g.window % 4 == 0;
-  const bool aligned = packs(g) && aligned16(first) && aligned16(second);
+  const bool aligned = in_packs(g) && aligned16(first) && aligned16(second);
   // Whether the last frame reaches beyond the trail.
   const bool limited = int64_t{g.frames - 1} * g.hop - g.lead + g.window > int64_t{g.time} + g.trail;
   const auto kernel = vectorized ? limited ? frames_kernel<4, true> : frames_kernel<4, false>
@@ -170,7 +170,7 @@ void make_frames(Context& ctx, const Framing& g, const float* first, const float
 }
 
 void add_frames(Context& ctx, const Framing& g, const Overlap& first, const Overlap& second, const int32_t* lengths) {
-  const bool vectorized = packs(g) && aligned16(first.dx) && aligned16(second.dx);
+  const bool vectorized = in_packs(g) && aligned16(first.dx) && aligned16(second.dx);
   launch(ctx,
          {.name = vectorized ? "overlap_add_packs" : "overlap_add",
           .grid = {blocks_for(g.time, threads * (vectorized ? 4 : 1)), items(g), second.dx ? 2u : 1u},

@@ -285,11 +285,11 @@ void Scheduler::run_block(Order order, uint64_t turn) {
 
 void fail(const std::string& what) {
   Scheduler& s = scheduler();
-  s.fault = place(*self) + " " + what;
+  s.fault = name_of(*self) + " " + what;
   s.leave();
   __builtin_unreachable();
 }
-std::string place(const Thread& t) { return "thread " + text(t.index) + " of block " + text(block.index); }
+std::string name_of(const Thread& t) { return "thread " + text(t.index) + " of block " + text(block.index); }
 
 void trap() {
   scheduler().trapped = true;

@@ -107,7 +107,7 @@ void copy_wait(unsigned groups_left);
 /// Ends the kernel with a Fault or a Trap; called from a thread's fiber.
 [[noreturn]] void fail(const std::string& what);
 [[noreturn]] void trap();
-std::string place(const Thread&);
+std::string name_of(const Thread&);
 
 // ---- shadow.cpp: called at each access, where sources are instrumented
 
