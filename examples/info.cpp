@@ -161,10 +161,8 @@ void about_cost(const Options& o, const training::RunConfig& c, ordered_json& ou
   double forward = 0, backward = 0;
   ordered_json rows = ordered_json::array();
   const auto of = [](const Work& w, double seconds) {
-    return ordered_json{{"operations", w.products + w.floats},
-                        {"bytes", w.bytes},
-                        {"launches", w.launches},
-                        {"seconds", seconds}};
+    return ordered_json{
+        {"operations", w.products + w.floats}, {"bytes", w.bytes}, {"launches", w.launches}, {"seconds", seconds}};
   };
   const auto line = [&](const CostRow& r, double f, double b) {
     rows.push_back({{"layer", r.name}, {"forward", of(r.forward, f)}, {"backward", of(r.backward, b)}});
@@ -586,9 +584,10 @@ Command add_info(CLI::App& app) {
   app.add_flag("--devices", o->devices,
                "list the available devices, the CUDA driver and libraries, and the ops that can run on each device");
   app.add_flag("--memory", o->memory, "for models and configurations: memory that inference and a training step need");
-  app.add_option("--cost", o->cost,
-                 "for models and configurations: operations, bytes, launches and minimum time of each pass of a training step "
-                 "on this device, in --precision fp32, tf32 or bf16")
+  app.add_option(
+         "--cost", o->cost,
+         "for models and configurations: operations, bytes, launches and minimum time of each pass of a training step "
+         "on this device, in --precision fp32, tf32 or bf16")
       ->type_name("DEVICE")
       ->check(one_of(device_names()));
   o->model_options.add_to(app);

@@ -262,8 +262,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& call) {
   else
     expect_scratch("conv1d_weight_gradient", a.scratch, scratch_shape(choice.scratch));
   if (choice.engine == Engine::ends) return ends::weight_gradient(ctx, a, choice.strips);
-  if (choice.engine == Engine::taps || choice.engine == Engine::windows)
-    return tile::weight_gradient(ctx, a, choice);
+  if (choice.engine == Engine::taps || choice.engine == Engine::windows) return tile::weight_gradient(ctx, a, choice);
   if (choice.engine == Engine::groups) {
     groups::weight_gradient(ctx, a, choice.groups);
   } else {

@@ -88,9 +88,8 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update) {
     c.input_gradient = {.floats = 4 * rows * stages * dim, .bytes = 3 * values + kept, .launches = 1};
   }
   if (update)
-    c.input_gradient += {.floats = 2 * rows * stages * dim,
-                         .bytes = 3 * book + kept + 4 * rows * dim + 3 * indices,
-                         .launches = 3};
+    c.input_gradient +=
+        {.floats = 2 * rows * stages * dim, .bytes = 3 * book + kept + 4 * rows * dim + 3 * indices, .launches = 3};
   return c;
 }
 
