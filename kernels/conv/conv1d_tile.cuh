@@ -96,8 +96,8 @@ struct PlainInput {
 ///   row(column, at, v)    called for each pack v that exists in these columns; `at` is its first element in the output
 ///   finish<BN, threads>   called once by all threads of the block, with or without columns, with the block's tile of
 ///                         the result. `shared` has 64 floats per thread, which other threads may still be reading:
-///                         begin with __syncthreads(). The pack of columns that a thread has is thread % (BN / pack), if it has one
-///                         (rows_of_packs).
+///                         begin with __syncthreads(). The pack of columns that a thread has is thread % (BN / pack),
+///                         if it has one (rows_of_packs).
 template <class T>
 struct PlainOutput {
   T* out;

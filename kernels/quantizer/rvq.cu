@@ -197,7 +197,8 @@ __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSiz
 
 Shape rvq_forward_scratch(Context& ctx, Shape z, Shape codebooks, bool factorised, int64_t beam, bool products) {
   const RvqSizes n = rvq_sizes(z, codebooks, factorised);
-  // Prepared codebooks, a loss per row; then e of all stages, or the padded weights, or, for rvq_forward_kernel, the residual and e.
+  // Prepared codebooks, a loss per row; then e of all stages, or the padded weights, or, for rvq_forward_kernel, the
+  // residual and e.
   int64_t size = scratch_slack + n.stages * prepared_size(n.codes, n.dim) + n.rows;
   if (products)
     size += projected_size(n);

@@ -169,7 +169,10 @@ NACRE_CLONES void subtract_products(float* __restrict e, const float* __restrict
   int64_t d = 0;
   for (; d + 4 <= dim; d += 4) {
     const float c0 = code[d], c1 = code[d + 1], c2 = code[d + 2], c3 = code[d + 3];
-    const float* __restrict p0 = p + d * stride, * __restrict p1 = p0 + stride, * __restrict p2 = p1 + stride, * __restrict p3 = p2 + stride;
+    const float* __restrict p0 = p + d * stride;
+    const float* __restrict p1 = p0 + stride;
+    const float* __restrict p2 = p1 + stride;
+    const float* __restrict p3 = p2 + stride;
     for (int64_t k = 0; k < n; ++k) e[k] = e[k] - c0 * p0[k] - c1 * p1[k] - c2 * p2[k] - c3 * p3[k];
   }
   for (; d < dim; ++d)

@@ -127,8 +127,8 @@ class Parameters {
   /// registration, the name and the seed. Throws Error(usage) before allocate().
   void initialise(Context&, uint64_t seed);
 
-  /// Computes effective weights from v and, where there is one, g, then what is derived from them. Must be called once after each change of the
-  /// parameters.
+  /// Computes effective weights from v and, where there is one, g, then what is derived from them. Must be called once
+  /// after each change of the parameters.
   void refresh(Context&);
   /// Records a step whose backward pass clears the gradients that other steps only accumulate into. The step must be
   /// the last of its walk, so that its backward pass runs first. It does not clear gradients of effective weights: the
