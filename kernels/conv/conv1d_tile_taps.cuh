@@ -40,166 +40,204 @@ struct TapsLayout {
                 int{least_shared_per_block});
 };
 
-/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][taps][in]. For Input see
-/// PlainInput in conv1d_tile.cuh. bias_to: as BiasSums::to, of dy.
+/// The block's shared memory, in the order of TapsLayout::shared_bytes.
+template <class T>
+struct TapsMemory {
+  using L = TapsLayout<T>;
+  const int halo, tile_bytes;
+  unsigned char *dy, *x, *tiles;  // dy and x as copied; two tiles of x with their halo
+  int64_t* table;                 // [2][dy, x][taps_rows]: byte offsets of the rows of two steps, or zeros_here
+  __device__ __forceinline__ TapsMemory(const Taps& s, unsigned char* shared)
+      : halo(L::halo(s)),
+        tile_bytes(L::tile_bytes(s)),
+        dy(shared),
+        x(dy + L::stages * L::dy_bytes),
+        tiles(x + L::stages * L::x_bytes),
+        table(reinterpret_cast<int64_t*>(tiles + 2 * tile_bytes)) {}
+  __device__ __forceinline__ int64_t* offsets(int step) const { return table + step % 2 * 2 * taps_rows; }
+};
+
+/// The row of x, counted over all items, that is `offset` rows below (item, row) of the padded x; -1 where it is zero.
+__device__ __forceinline__ int64_t taps_sample(const Taps& s, int64_t item, int64_t row, int offset) {
+  row += offset;
+  while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
+  int64_t sample = row - s.left;
+  if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
+  return item < s.items && sample >= 0 && sample < s.time ? item * s.time + sample : -1;
+}
+
+/// Finds the rows of a step: thread r those of row r, a step ahead of their copies. The threads that copy a row's packs
+/// only add their column.
+template <class T>
+struct RowLocator {
+  const Taps& s;
+  const TapsMemory<T>& memory;
+  const int64_t count;  // rows of the part
+  const int thread;
+  int64_t item, row;  // of the thread, in the next step
+  __device__ __forceinline__ RowLocator(const Taps& s_, const TapsMemory<T>& memory_, int64_t begin, int64_t end,
+                                        int thread_)
+      : s(s_),
+        memory(memory_),
+        count(end - begin),
+        thread(thread_),
+        item(begin / s_.virtual_rows),
+        row(begin - item * s_.virtual_rows + thread_) {}
+  __device__ __forceinline__ void locate(int step) {
+    if (thread >= taps_rows) return;
+    while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
+    int64_t* const to = memory.offsets(step) + thread;
+    const int64_t x_row = taps_sample(s, item, row, memory.halo), size = sizeof(T);
+    to[0] = int64_t{step} * taps_rows + thread < count && row < s.length ? (item * s.length + row) * s.out * size
+                                                                         : zeros_here;
+    to[taps_rows] = x_row >= 0 ? x_row * s.in * size : zeros_here;
+    row += taps_rows;
+  }
+};
+
+/// A thread's packs of the rows of dy or x: column `column` of every rows_at_once-th row. The threads of a block are a
+/// multiple of the packs of a row, so all packs of a thread have the same channels.
+template <int packs_, class T>
+struct TapsShare {
+  static constexpr int packs = packs_;
+  const int row, column, rows_at_once;
+  const int64_t channel;
+  const bool exists;
+  __device__ __forceinline__ TapsShare(int thread, int threads, int64_t first_channel, int64_t channels)
+      : row(thread / packs),
+        column(thread % packs),
+        rows_at_once(threads / packs),
+        channel(first_channel + column * pack_size<T>),
+        exists(channel < channels) {}
+  /// Starts the copies of taps_rows rows at `offsets` of `from`; `pitch` bytes lie between rows in shared memory.
+  __device__ __forceinline__ void fetch(const T* from, const int64_t* offsets, unsigned char* tile, int pitch) const {
+    unsigned char* to = tile + row * pitch + column * 16;
+    for (int r = row; r < taps_rows; r += rows_at_once, to += rows_at_once * pitch)
+      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(from + channel) + offsets[r],
+                        exists && offsets[r] >= 0);
+  }
+};
+
+/// The steps of the pipeline (conv1d_pipeline.cuh), taps_rows rows each. x's rows are copied, transformed once, and
+/// stored behind the halo of a tile, which is the end of the tile before. Tiles take turns.
 template <Product P, class Input>
-__global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
-    taps_product_kernel(Taps s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
-                        Input input, float* to, float* bias_to) {
+struct TapsSteps {
   using Engine = typename EngineOf<P>::type;
   using T = typename Engine::T;
   using L = TapsLayout<T>;
-  constexpr int pack = pack_size<T>, dy_packs = taps_outputs / pack, x_packs = taps_channels / pack;
-  NACRE_DYNAMIC_SHARED(unsigned char, shared);
-  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x), lane = thread % 32,
-            tap = thread / 32;
-  const int halo = L::halo(s), tile_bytes = L::tile_bytes(s);
-  const int64_t first_channel = int64_t{blockIdx.x} * taps_channels, first_out = int64_t{blockIdx.y} * taps_outputs;
-  const int64_t rows = s.items * s.virtual_rows, begin = rows * blockIdx.z / s.parts,
-                end = rows * (int64_t{blockIdx.z} + 1) / s.parts;
-  unsigned char* const dy_shared = shared;
-  unsigned char* const x_shared = dy_shared + L::stages * L::dy_bytes;
-  unsigned char* const tiles = x_shared + L::stages * L::x_bytes;
+  static constexpr int stages = L::stages;
+  static constexpr bool fetch_in_product = false, locates = true;
+  const Taps& s;
+  const TapsMemory<T>& memory;
+  const T *dy, *x;
+  const Input& input;
+  const int thread, threads, count;  // count: steps
+  const TapsShare<taps_outputs / pack_size<T>, T> of_dy;
+  const TapsShare<taps_channels / pack_size<T>, T> of_x;
+  const typename Input::Column parameters;
+  RowLocator<T> rows;
+  ColumnSums<T> bias;
+  Engine sums;
+  __device__ __forceinline__ TapsSteps(const Taps& s_, const TapsMemory<T>& memory_, const T* dy_, const T* x_,
+                                       const Input& input_, bool sums_bias, int64_t begin, int64_t end,
+                                       int64_t first_channel, int64_t first_out)
+      : s(s_),
+        memory(memory_),
+        dy(dy_),
+        x(x_),
+        input(input_),
+        thread(static_cast<int>(threadIdx.x)),
+        threads(static_cast<int>(blockDim.x)),
+        count(static_cast<int>((end - begin + taps_rows - 1) / taps_rows)),
+        of_dy(thread, threads, first_out, s_.out),
+        of_x(thread, threads, first_channel, s_.in),
+        parameters(input_.column(of_x.exists ? of_x.channel : 0)),
+        rows(s_, memory_, begin, end, thread),
+        bias(sums_bias, blockIdx.x) {
+    sums.clear();
+  }
+  /// Writes the halo of the first tile to where the end of a previous tile would be. A barrier must follow.
+  __device__ __forceinline__ void fill_halo() const {
+    for (int p = thread; p < memory.halo * of_x.packs; p += threads) {
+      const int64_t row = of_x.exists ? taps_sample(s, rows.item, rows.row - thread, p / of_x.packs) : -1;
+      Pack<T> v;
+#pragma unroll
+      for (int i = 0; i < pack_size<T>; ++i) v.v[i] = 0;
+      if (row >= 0) v = transformed(load_pack(x + row * s.in + of_x.channel));
+      store_pack(reinterpret_cast<T*>(tile(1) + (taps_rows + p / of_x.packs) * L::x_pitch + of_x.column * 16), v);
+    }
+  }
+  __device__ __forceinline__ bool waits_for_all() const { return false; }
+  __device__ __forceinline__ void locate(int next) {
+    if (next < count) rows.locate(next);
+  }
+  __device__ __forceinline__ void fetch(int next, int slot) const {
+    if (next >= count) return;
+    const int64_t* const offsets = memory.offsets(next);
+    of_dy.fetch(dy, offsets, memory.dy + slot * L::dy_bytes, L::dy_pitch);
+    of_x.fetch(x, offsets + taps_rows, memory.x + slot * L::x_bytes, L::x_row);
+  }
+  __device__ __forceinline__ void arrived(int step, int slot) {
+    unsigned char* const dy_tile = memory.dy + slot * L::dy_bytes;
+    if (bias.has_turn(gridDim.x)) {
+      const unsigned char* at = dy_tile + of_dy.row * L::dy_pitch + of_dy.column * 16;
+#pragma unroll 1
+      for (int r = of_dy.row; r < taps_rows; r += of_dy.rows_at_once, at += of_dy.rows_at_once * L::dy_pitch)
+        bias.add(at);
+    }
+    if constexpr (P == Product::tf32) {
+      for (int p = thread; p < taps_rows * of_dy.packs; p += threads)
+        transform_pack<P>(reinterpret_cast<T*>(dy_tile + p / of_dy.packs * L::dy_pitch + p % of_dy.packs * 16),
+                          PlainInput<T>{}, {});
+    }
+    store_tile(memory.x + slot * L::x_bytes, step % 2);
+  }
+  template <class Fetch>
+  __device__ __forceinline__ void multiply(int step, int slot, const Fetch&) {
+    if (step < 0) return;
+    const unsigned char* const a = memory.dy + slot * L::dy_bytes;
+    const unsigned char* const b = tile(step % 2) + thread / 32 * s.dilation * L::x_pitch;
+#pragma unroll 1
+    for (int r = 0; r < taps_rows; r += Engine::depth)
+      sums.template multiply<Major::mn, Major::mn>(a + r * L::dy_pitch, {}, L::dy_pitch, b + r * L::x_pitch, L::x_pitch,
+                                                   thread % 32, Engine::depth, [] {});
+  }
 
-  // The row of x, counted over all items, that is `offset` rows below (item, row) of the padded x; -1 where it is zero.
-  const auto x_sample = [&](int64_t item, int64_t row, int offset) -> int64_t {
-    row += offset;
-    while (row >= s.virtual_rows) row -= s.virtual_rows, ++item;
-    int64_t sample = row - s.left;
-    if (s.reflect) sample = sample < 0 ? -sample : (sample < s.time ? sample : 2 * (s.time - 1) - sample);
-    return item < s.items && sample >= 0 && sample < s.time ? item * s.time + sample : -1;
-  };
-  // All packs of x that a thread copies have the same channels: the threads of a block are a multiple of x_packs.
-  const int x_pack = thread % x_packs;
-  const int64_t x_channel = first_channel + x_pack * pack;
-  const bool x_exists = x_channel < s.in;
-  const auto parameters = input.column(x_exists ? x_channel : 0);
-  const auto transformed = [&](Pack<T> v) {
+ private:
+  __device__ __forceinline__ unsigned char* tile(int index) const { return memory.tiles + index * memory.tile_bytes; }
+  __device__ __forceinline__ Pack<T> transformed(Pack<T> v) const {
     if constexpr (Input::active) input.apply(parameters, v);
     if constexpr (P == Product::tf32) round_pack(v);
     return v;
-  };
-  // Byte offsets of the next iteration's rows of dy and x, or zeros_here. One thread per row computes them an iteration
-  // ahead. The threads that copy the row's packs only add their column.
-  int64_t* const table = reinterpret_cast<int64_t*>(tiles + 2 * tile_bytes);  // [2][dy, x][taps_rows]
-  int64_t thread_item = begin / s.virtual_rows, thread_row = begin - thread_item * s.virtual_rows + thread;
-  const int64_t first_item = thread_item, first_row = thread_row - thread;
-  const auto locate = [&](int iteration) {
-    if (thread >= taps_rows) return;
-    while (thread_row >= s.virtual_rows) thread_row -= s.virtual_rows, ++thread_item;
-    int64_t* const to = table + iteration % 2 * 2 * taps_rows + thread;
-    const int64_t x_row = x_sample(thread_item, thread_row, halo), size = sizeof(T);
-    to[0] = int64_t{iteration} * taps_rows + thread < end - begin && thread_row < s.length
-                ? (thread_item * s.length + thread_row) * s.out * size
-                : zeros_here;
-    to[taps_rows] = x_row >= 0 ? x_row * s.in * size : zeros_here;
-    thread_row += taps_rows;
-  };
-  const int dy_pack = thread % dy_packs, dy_row = thread / dy_packs, dy_at_once = threads / dy_packs,
-            x_row = thread / x_packs, x_at_once = threads / x_packs;
-  const int64_t dy_channel = first_out + dy_pack * pack;
-  const bool dy_exists = dy_channel < s.out;
-  const auto fetch = [&](int table_slot, int slot) {
-    const int64_t *const dy_offsets = table + table_slot * 2 * taps_rows, *const x_offsets = dy_offsets + taps_rows;
-    unsigned char* to = dy_shared + slot * L::dy_bytes + dy_row * L::dy_pitch + dy_pack * 16;
-    for (int r = dy_row; r < taps_rows; r += dy_at_once, to += dy_at_once * L::dy_pitch)
-      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(dy + dy_channel) + dy_offsets[r],
-                        dy_exists && dy_offsets[r] >= 0);
-    to = x_shared + slot * L::x_bytes + thread * 16;
-    for (int r = x_row; r < taps_rows; r += x_at_once, to += threads * 16)
-      cp_async_or_zeros(to, reinterpret_cast<const unsigned char*>(x + x_channel) + x_offsets[r],
-                        x_exists && x_offsets[r] >= 0);
-  };
-  // Each thread transforms the packs that it copied itself. Those of x are stored behind the halo, which is copied from
-  // the end of the previous tile.
-  const auto transform_and_store = [&](int slot, int tile_index) {
-    if constexpr (P == Product::tf32) {
-      for (int p = thread; p < taps_rows * dy_packs; p += threads) {
-        T* const at =
-            reinterpret_cast<T*>(dy_shared + slot * L::dy_bytes + p / dy_packs * L::dy_pitch + p % dy_packs * 16);
-        Pack<T> v = load_pack(at);
-        round_pack(v);
-        store_pack(at, v);
-      }
-    }
-    unsigned char* const current_tile = tiles + tile_index * tile_bytes;
-    const unsigned char* const previous_tile = tiles + (1 - tile_index) * tile_bytes;
-    unsigned char* to = current_tile + x_pack * 16;
-    const unsigned char *from = x_shared + slot * L::x_bytes + thread * 16,
-                        *previous_column = previous_tile + x_pack * 16;
-    for (int r = x_row; r < taps_rows; r += x_at_once, from += threads * 16) {
-      uint4* const at = reinterpret_cast<uint4*>(to + (halo + r) * L::x_pitch);
+  }
+  /// Transforms the packs of x that the thread copied itself into tile `index`, and copies the halo before them.
+  __device__ __forceinline__ void store_tile(const unsigned char* copied, int index) const {
+    unsigned char* const to = tile(index) + of_x.column * 16;
+    const unsigned char *from = copied + thread * 16, *const previous = tile(1 - index) + of_x.column * 16;
+    for (int r = of_x.row; r < taps_rows; r += of_x.rows_at_once, from += threads * 16) {
+      uint4* const at = reinterpret_cast<uint4*>(to + (memory.halo + r) * L::x_pitch);
       if constexpr (Input::active || P == Product::tf32)
         *at = packed(transformed(load_pack(reinterpret_cast<const T*>(from))));
       else
         *at = *reinterpret_cast<const uint4*>(from);
     }
-    for (int r = x_row; r < halo; r += x_at_once)
+    for (int r = of_x.row; r < memory.halo; r += of_x.rows_at_once)
       *reinterpret_cast<uint4*>(to + r * L::x_pitch) =
-          *reinterpret_cast<const uint4*>(previous_column + (taps_rows + r) * L::x_pitch);
-  };
-  // The halo of the first tile, written to where the end of a previous tile would be.
-  for (int p = thread; p < halo * x_packs; p += threads) {
-    const int64_t row = x_exists ? x_sample(first_item, first_row, p / x_packs) : -1;
-    Pack<T> v;
-#pragma unroll
-    for (int i = 0; i < pack; ++i) v.v[i] = 0;
-    if (row >= 0) v = transformed(load_pack(x + row * s.in + x_channel));
-    store_pack(reinterpret_cast<T*>(tiles + tile_bytes + (taps_rows + p / x_packs) * L::x_pitch + x_pack * 16), v);
+          *reinterpret_cast<const uint4*>(previous + (taps_rows + r) * L::x_pitch);
   }
-  __syncthreads();
+};
 
-  ColumnSums<T> bias_sums(bias_to != nullptr, blockIdx.x);
-  Engine sums;
-  sums.clear();
-  int next_slot = 0, slot = 0, tile_index = 0;
-  const int iterations = static_cast<int>((end - begin + taps_rows - 1) / taps_rows);
-  for (int iteration = 1 - L::stages; iteration < iterations; ++iteration) {  // the first iterations only fetch
-    const int next = iteration + L::stages - 1;
-    if (next < iterations) locate(next);
-    if (iteration >= 0) {
-      cp_async_wait<L::stages - 2>();
-      if (bias_sums.has_turn(gridDim.x)) {
-        const unsigned char* at = dy_shared + slot * L::dy_bytes + dy_row * L::dy_pitch + dy_pack * 16;
-#pragma unroll 1
-        for (int r = dy_row; r < taps_rows; r += dy_at_once, at += dy_at_once * L::dy_pitch) bias_sums.add(at);
-      }
-      transform_and_store(slot, tile_index);
-    }
-    __syncthreads();  // publishes this iteration's tiles and the table, and frees the previous tiles
-    if (next < iterations) {
-      fetch(next % 2, next_slot);
-      if (++next_slot == L::stages) next_slot = 0;
-    }
-    cp_async_commit();
-    if (iteration < 0) continue;
-    const unsigned char* const a_tile = dy_shared + slot * L::dy_bytes;
-    const unsigned char* const b_tile = tiles + tile_index * tile_bytes + tap * s.dilation * L::x_pitch;
-#pragma unroll 1
-    for (int r = 0; r < taps_rows; r += Engine::depth)
-      sums.template multiply<Major::mn, Major::mn>(a_tile + r * L::dy_pitch, {}, L::dy_pitch, b_tile + r * L::x_pitch,
-                                                   L::x_pitch, lane, Engine::depth, [] {});
-    if (++slot == L::stages) slot = 0;
-    tile_index = 1 - tile_index;
-  }
-
-  cp_async_wait<0>();
-  __syncthreads();
-  if (bias_to != nullptr) {
-    float* const part = bias_to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
-    bias_sums.template finish<taps_outputs>(reinterpret_cast<float*>(shared), threads, [&](int c, float sum) {
-      if (first_out + c < s.out) part[c] = sum;
-    });
-  }
-  float* const result = reinterpret_cast<float*>(shared + tap * L::out_bytes);
-  sums.template save<Major::mn, Major::mn>(result, L::out_stride, lane);
-  __syncwarp();
+/// Stores the warp's result, 64 outputs by taps_channels floats in shared memory with out_stride from row to row.
+template <class T>
+__device__ __forceinline__ void store_taps(const Taps& s, const float* result, int64_t first_channel, int64_t first_out,
+                                           float* to) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, tap = static_cast<int>(threadIdx.x) / 32;
   const int64_t channel = first_channel + lane % 8 * 4;
   if (channel >= s.in) return;
   const int64_t weights = s.taps * s.in;
   float* const part = to + (s.parts > 1 ? int64_t{blockIdx.z} * s.out * weights : 0) + tap * s.in + channel;
   for (int r = lane / 8; r < 64 && first_out + r < s.out; r += 4) {
-    Pack<float> v = load_pack(result + r * L::out_stride + lane % 8 * 4);
+    Pack<float> v = load_pack(result + r * TapsLayout<T>::out_stride + lane % 8 * 4);
     float* const at = part + (first_out + r) * weights;
     if (s.parts == 1 && s.add) {
       const Pack<float> previous = load_pack(at);
@@ -208,6 +246,37 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     }
     store_pack(at, v);
   }
+}
+
+/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][taps][in]. For Input see
+/// PlainInput in conv1d_tile.cuh. bias_to: as BiasSums::to, of dy.
+template <Product P, class Input>
+__global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
+    taps_product_kernel(Taps s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
+                        Input input, float* to, float* bias_to) {
+  using T = typename EngineOf<P>::type::T;
+  using L = TapsLayout<T>;
+  NACRE_DYNAMIC_SHARED(unsigned char, shared);
+  const int64_t first_channel = int64_t{blockIdx.x} * taps_channels, first_out = int64_t{blockIdx.y} * taps_outputs;
+  const int64_t rows = s.items * s.virtual_rows, begin = rows * blockIdx.z / s.parts,
+                end = rows * (int64_t{blockIdx.z} + 1) / s.parts;
+  const TapsMemory<T> memory(s, shared);
+  TapsSteps<P, Input> steps(s, memory, dy, x, input, bias_to != nullptr, begin, end, first_channel, first_out);
+  steps.fill_halo();
+  __syncthreads();
+  run_pipeline(steps, steps.count);
+  finish_pipeline();
+
+  if (bias_to != nullptr) {
+    float* const part = bias_to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
+    steps.bias.template finish<taps_outputs>(reinterpret_cast<float*>(shared), steps.threads, [&](int c, float sum) {
+      if (first_out + c < s.out) part[c] = sum;
+    });
+  }
+  float* const result = reinterpret_cast<float*>(shared + steps.thread / 32 * L::out_bytes);
+  steps.sums.template save<Major::mn, Major::mn>(result, L::out_stride, steps.thread % 32);
+  __syncwarp();
+  store_taps<T>(s, result, first_channel, first_out, to);
 }
 
 /// Launches the product. `to` and `bias_to` as for the kernel.

@@ -10,9 +10,11 @@ namespace nacre::cuda::tile {
 
 template <int BM, int BN, Product P>
 struct WeightLayout {
-  using T = typename EngineOf<P, warp_columns(P, BM, BN)>::type::T;
+  using Engine = typename EngineOf<P, warp_columns(P, BM, BN)>::type;
+  using T = typename Engine::T;
   static constexpr int threads = block_threads(P, BM, BN);
   static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
+  static constexpr int a_packs = BM / pack_size<T>, b_packs = BN / pack_size<T>;  // in a row of a tile
   static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
   static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare,
                        b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
@@ -22,146 +24,200 @@ struct WeightLayout {
   static constexpr size_t shared_bytes = loop_bytes > out_bytes ? loop_bytes : out_bytes;
 };
 
-/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][weights]. For Input see
-/// PlainInput in conv1d_tile.cuh; it is called with channels of x. bias.of_x: not with an active input. The samples of x
-/// are then those of the taps [left, left + stride), which hold each of them exactly once (Windows::sums_x).
-template <int BM, int BN, Product P, class Input>
-__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
-    weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
-                          Input input, float* to, BiasSums bias) {
-  constexpr int WN = warp_columns(P, BM, BN);
-  using Engine = typename EngineOf<P, WN>::type;
-  using T = typename Engine::T;
-  using L = WeightLayout<BM, BN, P>;
-  constexpr int pack = pack_size<T>, depth = Engine::depth, threads = L::threads;
-  NACRE_DYNAMIC_SHARED(unsigned char, shared);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int64_t first_weight = int64_t{blockIdx.x} * BN, first_out = int64_t{blockIdx.y} * BM;
-  const int64_t begin = s.rows * blockIdx.z / s.parts, end = s.rows * (int64_t{blockIdx.z} + 1) / s.parts;
-  unsigned char* const a_shared = shared;
-  unsigned char* const b_shared = shared + stages * L::a_bytes;
+/// Copies dy's tiles: `depth` rows of BM outputs.
+template <class L>
+struct DyLoader {
+  using T = typename L::T;
+  static constexpr int packs = L::a_packs, rows_at_once = L::threads / packs, passes = L::depth / rows_at_once;
+  const Windows& s;
+  unsigned char* const tiles;
+  const PackColumn<packs, L::a_pitch> share;
+  const bool exists;
+  const T* next;
+  __device__ __forceinline__ DyLoader(const Windows& s_, unsigned char* tiles_, const T* dy, int64_t first_row,
+                                      int64_t first_out, int thread)
+      : s(s_),
+        tiles(tiles_),
+        share(thread),
+        exists(first_out + share.column * pack_size<T> < s_.out),
+        next(dy + (first_row + share.row) * s_.out + first_out + share.column * pack_size<T>) {}
+  /// Starts the copies of the next tile, whose first row is `row` of the part's `rows`.
+  __device__ __forceinline__ void fetch(int row, int rows, int slot) {
+    unsigned char* to = packs_of(slot);
+#pragma unroll
+    for (int i = 0; i < passes; ++i, to += rows_at_once * L::a_pitch, next += rows_at_once * s.out)
+      cp_async_or_zeros(to, next, exists && row + share.row + i * rows_at_once < rows);
+  }
+  /// The thread's packs of a tile: `passes` of them, rows_at_once rows apart.
+  __device__ __forceinline__ unsigned char* packs_of(int slot) const { return share.in(tiles + slot * L::a_bytes); }
+};
 
-  constexpr int a_packs = BM / pack, a_at_once = threads / a_packs, b_packs = BN / pack, b_at_once = threads / b_packs;
-  const int a_column = thread % a_packs * pack, a_row = thread / a_packs, b_column = thread % b_packs * pack,
-            b_row = thread / b_packs;
-  const bool a_exists = first_out + a_column < s.out;
-  // A thread always copies the same pack of weights (tap, channel): window_offset is where that pack lies in a window.
-  const int64_t weight = first_weight + b_column, tap = weight / s.in;
-  const int channel = static_cast<int>(weight - tap * s.in);
-  const bool b_exists = weight < s.weights;
-  const int64_t window_offset = (tap * s.dilation - s.left) * s.in + channel;
-  const int rows = static_cast<int>(end - begin), length = static_cast<int>(s.length);
-  const T* next_dy = dy + (begin + a_row) * s.out + first_out + a_column;
-  const T* next_item = x + begin / s.length * s.item;
-  int next_t = static_cast<int>(begin % s.length);
-  const auto fetch = [&](int next_row, int slot) {
-    unsigned char* to_a = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
+/// Copies the tiles of x': `depth` windows, BN of their weights. A thread always copies the same pack of weights (tap,
+/// channel): window_offset is where that pack lies in a window.
+template <class L>
+struct WindowLoader {
+  using T = typename L::T;
+  static constexpr int packs = L::b_packs, rows_at_once = L::threads / packs, passes = L::depth / rows_at_once;
+  const Windows& s;
+  unsigned char* const tiles;
+  const PackColumn<packs, L::b_pitch> share;
+  const int length;
+  bool exists;
+  int channel;
+  int64_t window_offset;
+  const T* item;  // of the next tile's first row, which is row t of the item
+  int t;
+  __device__ __forceinline__ WindowLoader(const Windows& s_, unsigned char* tiles_, const T* x, int64_t first_row,
+                                          int64_t first_weight, int thread)
+      : s(s_),
+        tiles(tiles_),
+        share(thread),
+        length(static_cast<int>(s_.length)),
+        item(x + first_row / s_.length * s_.item),
+        t(static_cast<int>(first_row % s_.length)) {
+    const int64_t weight = first_weight + share.column * pack_size<T>, tap = weight / s.in;
+    channel = static_cast<int>(weight - tap * s.in);
+    exists = weight < s.weights;
+    window_offset = (tap * s.dilation - s.left) * s.in + channel;
+  }
+  __device__ __forceinline__ void fetch(int row, int rows, int slot) {
+    unsigned char* to = packs_of(slot);
+    const T* of_row = item;
+    int at = t + share.row;
 #pragma unroll
-    for (int i = 0; i < depth / a_at_once; ++i, to_a += a_at_once * L::a_pitch, next_dy += a_at_once * s.out) {
-      cp_async_or_zeros(to_a, next_dy, a_exists && next_row + a_row + i * a_at_once < rows);
-    }
-    unsigned char* to_b = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
-    const T* item = next_item;
-    int t = next_t + b_row;
-#pragma unroll
-    for (int i = 0; i < depth / b_at_once; ++i, to_b += b_at_once * L::b_pitch, t += b_at_once) {
-      while (t >= length) t -= length, item += s.item;
-      int64_t offset = t * s.step + window_offset;
+    for (int i = 0; i < passes; ++i, to += rows_at_once * L::b_pitch, at += rows_at_once) {
+      while (at >= length) at -= length, of_row += s.item;
+      int64_t offset = at * s.step + window_offset;
       const bool inside = static_cast<uint64_t>(offset) < static_cast<uint64_t>(s.item);
       if (s.reflect && !inside) offset = 2 * (offset < 0 ? channel : s.item - s.in + channel) - offset;
-      cp_async_or_zeros(to_b, item + offset,
-                        b_exists && (inside || s.reflect) && next_row + b_row + i * b_at_once < rows);
+      cp_async_or_zeros(to, of_row + offset,
+                        exists && (inside || s.reflect) && row + share.row + i * rows_at_once < rows);
     }
-    next_t += depth;
-    while (next_t >= length) next_t -= length, next_item += s.item;
-  };
-  const auto parameters = input.column(b_exists ? channel : 0);
-  const auto transform = [&](int slot) {
+    t += L::depth;
+    while (t >= length) t -= length, item += s.item;
+  }
+  __device__ __forceinline__ unsigned char* packs_of(int slot) const { return share.in(tiles + slot * L::b_bytes); }
+};
+
+/// The block's sums for a bias: of dy's columns, or of those columns of x that hold each sample once.
+template <int BM, int BN, class T>
+struct WeightBias {
+  const BiasSums& bias;
+  const bool of_x;
+  ColumnSums<T> sums;
+  __device__ __forceinline__ WeightBias(const Windows& s, const BiasSums& bias_, bool of_x_)
+      : bias(bias_),
+        of_x(of_x_),
+        sums(bias_.to != nullptr && (!of_x_ || (first_weight() < end_once(s) && first_weight() + BN > first_once(s))),
+             of_x_ ? blockIdx.y : blockIdx.x) {}
+  /// Adds the thread's packs of this step, if it is the block's turn.
+  template <class L>
+  __device__ __forceinline__ void add(const DyLoader<L>& dy, const WindowLoader<L>& x, int slot) {
+    if (!sums.has_turn(of_x ? gridDim.y : gridDim.x)) return;
+    if (of_x)
+      add_packs<WindowLoader<L>::passes, WindowLoader<L>::rows_at_once * L::b_pitch>(x.packs_of(slot));
+    else
+      add_packs<DyLoader<L>::passes, DyLoader<L>::rows_at_once * L::a_pitch>(dy.packs_of(slot));
+  }
+  /// Stores the block's part.
+  __device__ __forceinline__ void finish(const Windows& s, int64_t first_out, float* shared, int threads) const {
+    if (bias.to == nullptr) return;
+    if (of_x) {
+      float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * s.step;
+      sums.template finish<BN>(shared, threads, [&](int c, float sum) {
+        const int64_t w = first_weight() + c;
+        if (w >= first_once(s) && w < end_once(s)) part[w - first_once(s)] = sum;
+      });
+    } else {
+      float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
+      sums.template finish<BM>(shared, threads, [&](int c, float sum) {
+        if (first_out + c < s.out) part[c] = sum;
+      });
+    }
+  }
+
+ private:
+  // Computed where they are needed, because registers are short.
+  static __device__ __forceinline__ int64_t first_weight() { return int64_t{blockIdx.x} * BN; }
+  static __device__ __forceinline__ int64_t first_once(const Windows& s) { return s.left * s.in; }
+  static __device__ __forceinline__ int64_t end_once(const Windows& s) { return first_once(s) + s.step; }
+  template <int passes, int step>
+  __device__ __forceinline__ void add_packs(const unsigned char* at) {
+#pragma unroll 4
+    for (int i = 0; i < passes; ++i, at += step) sums.add(at);
+  }
+};
+
+/// The steps of the pipeline (conv1d_pipeline.cuh), `depth` rows each. Tiles arrive as they are multiplied; only Snake
+/// and the rounding to tf32 change them.
+template <int BM, int BN, Product P, class Input>
+struct WeightSteps {
+  using L = WeightLayout<BM, BN, P>;
+  using Engine = typename L::Engine;
+  using T = typename L::T;
+  static constexpr int stages = tile::stages, WN = warp_columns(P, BM, BN);
+  static constexpr bool fetch_in_product = false, locates = false;
+  const int rows, lane, warp_row, warp_column;
+  DyLoader<L> dy;
+  WindowLoader<L> x;
+  WeightBias<BM, BN, T> bias;
+  const Input& input;
+  const typename Input::Column parameters;
+  Engine sums;
+  __device__ __forceinline__ WeightSteps(const Windows& s, unsigned char* shared, const T* dy_, const T* x_,
+                                         const Input& input_, const BiasSums& bias_, int64_t begin, int64_t end,
+                                         int64_t first_weight, int64_t first_out, int thread)
+      : rows(static_cast<int>(end - begin)),
+        lane(thread % 32),
+        warp_row(thread / 32 / (BN / WN) * 64),
+        warp_column(thread / 32 % (BN / WN) * WN),
+        dy(s, shared, dy_, begin, first_out, thread),
+        x(s, shared + stages * L::a_bytes, x_, begin, first_weight, thread),
+        bias(s, bias_, !Input::active && bias_.of_x),
+        input(input_),
+        parameters(input_.column(x.exists ? x.channel : 0)) {
+    sums.clear();
+  }
+  __device__ __forceinline__ bool waits_for_all() const { return false; }
+  __device__ __forceinline__ void fetch(int next, int slot) {
+    const int row = next * L::depth;
+    if (row < rows) dy.fetch(row, rows, slot), x.fetch(row, rows, slot);
+  }
+  __device__ __forceinline__ void arrived(int, int slot) {
+    bias.add(dy, x, slot);
     if constexpr (P == Product::tf32) {
-      unsigned char* at = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
+      unsigned char* at = dy.packs_of(slot);
 #pragma unroll
-      for (int i = 0; i < depth / a_at_once; ++i, at += a_at_once * L::a_pitch) {
-        Pack<T> v = load_pack(reinterpret_cast<T*>(at));
-        round_pack(v);
-        store_pack(reinterpret_cast<T*>(at), v);
-      }
+      for (int i = 0; i < dy.passes; ++i, at += dy.rows_at_once * L::a_pitch)
+        transform_pack<P>(reinterpret_cast<T*>(at), PlainInput<T>{}, {});
     }
     if constexpr (P == Product::tf32 || Input::active) {
-      unsigned char* at = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
+      unsigned char* at = x.packs_of(slot);
 #pragma unroll
-      for (int i = 0; i < depth / b_at_once; ++i, at += b_at_once * L::b_pitch) {
-        Pack<T> v = load_pack(reinterpret_cast<T*>(at));
-        if constexpr (Input::active) input.apply(parameters, v);
-        if constexpr (P == Product::tf32) round_pack(v);
-        store_pack(reinterpret_cast<T*>(at), v);
-      }
+      for (int i = 0; i < x.passes; ++i, at += x.rows_at_once * L::b_pitch)
+        transform_pack<P>(reinterpret_cast<T*>(at), input, parameters);
     }
-  };
-
-  // Sums for the bias of dy's columns, or of those columns of x that hold each sample once.
-  const bool of_x = !Input::active && bias.of_x;
-  const int64_t first_once = s.left * s.in, end_once = first_once + s.step;
-  ColumnSums<T> bias_sums(bias.to != nullptr && (!of_x || (first_weight < end_once && first_weight + BN > first_once)),
-                          of_x ? blockIdx.y : blockIdx.x);
-  const auto add_to_bias = [&](int slot) {
-    if (!bias_sums.has_turn(of_x ? gridDim.y : gridDim.x)) return;
-    if (of_x) {
-      const unsigned char* at = b_shared + slot * L::b_bytes + b_row * L::b_pitch + thread % b_packs * 16;
-#pragma unroll 4
-      for (int i = 0; i < depth / b_at_once; ++i, at += b_at_once * L::b_pitch) bias_sums.add(at);
-    } else {
-      const unsigned char* at = a_shared + slot * L::a_bytes + a_row * L::a_pitch + thread % a_packs * 16;
-#pragma unroll 4
-      for (int i = 0; i < depth / a_at_once; ++i, at += a_at_once * L::a_pitch) bias_sums.add(at);
-    }
-  };
-
-  Engine sums;
-  sums.clear();
-  int slot = 1;  // of this iteration; the slot before it is free
-  const int warp_row = warp / (BN / WN) * 64, warp_column = warp % (BN / WN) * WN;
-  for (int row = (1 - stages) * depth; row < rows; row += depth) {  // the first iterations only fetch
-    if (row >= 0) {
-      cp_async_wait<stages - 2>();
-      add_to_bias(slot);
-      transform(slot);
-      __syncthreads();
-    }
-    const int next_row = row + (stages - 1) * depth;
-    if (next_row < rows) fetch(next_row, slot == 0 ? stages - 1 : slot - 1);
-    cp_async_commit();
-    if (row >= 0)
-      sums.template multiply<Major::mn, Major::mn>(
-          a_shared + slot * L::a_bytes + warp_row * static_cast<int>(sizeof(T)), {}, L::a_pitch,
-          b_shared + slot * L::b_bytes + warp_column * static_cast<int>(sizeof(T)), L::b_pitch, lane,
-          min(depth, rows - row), [] {});
-    if (++slot == stages) slot = 0;
   }
-
-  cp_async_wait<0>();
-  __syncthreads();
-  float* const result = reinterpret_cast<float*>(shared);
-  if (bias.to != nullptr && of_x) {
-    float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * s.step;
-    bias_sums.template finish<BN>(result, threads, [&](int c, float sum) {
-      const int64_t w = first_weight + c;
-      if (w >= first_once && w < end_once) part[w - first_once] = sum;
-    });
-  } else if (bias.to != nullptr) {
-    float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
-    bias_sums.template finish<BM>(result, threads, [&](int c, float sum) {
-      if (first_out + c < s.out) part[c] = sum;
-    });
+  template <class Fetch>
+  __device__ __forceinline__ void multiply(int step, int slot, const Fetch&) {
+    constexpr int size = sizeof(T);
+    sums.template multiply<Major::mn, Major::mn>(dy.tiles + slot * L::a_bytes + warp_row * size, {}, L::a_pitch,
+                                                 x.tiles + slot * L::b_bytes + warp_column * size, L::b_pitch, lane,
+                                                 min(L::depth, rows - step * L::depth), [] {});
   }
-  sums.template save<Major::mn, Major::mn>(result + warp_row * L::out_stride + warp_column, L::out_stride, lane);
-  __syncthreads();
-  constexpr int out_packs = BN / 4, out_at_once = threads / out_packs;
-  const int out_column = thread % out_packs * 4;
-  const int64_t w = first_weight + out_column;
+};
+
+/// Stores the block's result, BM by BN floats in shared memory with L::out_stride from row to row.
+template <int BM, int BN, class L>
+__device__ __forceinline__ void store_weights(const Windows& s, const float* result, int64_t first_weight,
+                                              int64_t first_out, float* to, int thread) {
+  constexpr int packs = BN / 4, rows_at_once = L::threads / packs;
+  const int column = thread % packs * 4;
+  const int64_t w = first_weight + column;
   if (w >= s.weights) return;
   float* const part = to + (s.parts > 1 ? int64_t{blockIdx.z} * s.out * s.weights : 0) + w;
-  for (int r = thread / out_packs; r < BM && first_out + r < s.out; r += out_at_once) {
-    Pack<float> v = load_pack(result + r * L::out_stride + out_column);
+  for (int r = thread / packs; r < BM && first_out + r < s.out; r += rows_at_once) {
+    Pack<float> v = load_pack(result + r * L::out_stride + column);
     float* const at = part + (first_out + r) * s.weights;
     if (s.parts == 1 && s.add) {
       const Pack<float> previous = load_pack(at);
@@ -170,6 +226,30 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
     }
     store_pack(at, v);
   }
+}
+
+/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][weights]. For Input see
+/// PlainInput in conv1d_tile.cuh; it is called with channels of x. bias.of_x: not with an active input. The samples of x
+/// are then those of the taps [left, left + stride), which hold each of them exactly once (Windows::sums_x).
+template <int BM, int BN, Product P, class Input>
+__global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
+    weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
+                          Input input, float* to, BiasSums bias) {
+  using L = WeightLayout<BM, BN, P>;
+  NACRE_DYNAMIC_SHARED(unsigned char, shared);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t first_weight = int64_t{blockIdx.x} * BN, first_out = int64_t{blockIdx.y} * BM;
+  const int64_t begin = s.rows * blockIdx.z / s.parts, end = s.rows * (int64_t{blockIdx.z} + 1) / s.parts;
+  WeightSteps<BM, BN, P, Input> steps(s, shared, dy, x, input, bias, begin, end, first_weight, first_out, thread);
+  run_pipeline(steps, ceil_div(steps.rows, L::depth));
+  finish_pipeline();
+
+  float* const result = reinterpret_cast<float*>(shared);
+  steps.bias.finish(s, first_out, result, L::threads);
+  steps.sums.template save<Major::mn, Major::mn>(result + steps.warp_row * L::out_stride + steps.warp_column,
+                                                 L::out_stride, steps.lane);
+  __syncthreads();
+  store_weights<BM, BN, L>(s, result, first_weight, first_out, to, thread);
 }
 
 template <int BM, int BN, Product P, class T, class Input>
