@@ -4,8 +4,7 @@
   scripts/kernel_lengths.py [--self-test | --list N]
 
 A __global__ or __device__ function of kernels/**/*.cu and *.cuh has at most 120 lines, from the line with that word to
-its closing brace. A longer one becomes named device parts. UNSPLIT lists those that are not split yet; an entry that is
-no longer needed is an error. --list N prints all functions of more than N lines, the
+its closing brace. A longer one becomes named device parts. --list N prints all functions of more than N lines, the
 longest first. --self-test also plants functions of the limit and above, and expects just the latter to be found.
 
 Exit codes: 0 none is longer, 1 one is, or the self-test failed.
@@ -15,8 +14,6 @@ import re
 import sys
 
 LIMIT = 120
-# Function -> the most lines it may have until it is split.
-UNSPLIT = {"rvq_factorised_kernel": 197}
 # A comment, a string or a character; digits keep the apostrophes of 1'000.
 HIDDEN = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|(?<![0-9a-fA-F])'(?:\\.|[^'\\\n])'", re.S)
 MACRO = re.compile(r"^[ \t]*#(?:[^\n\\]|\\.|\\\n)*", re.M)
@@ -88,19 +85,8 @@ def sources(root):
 
 
 def too_long(tree):
-    return [f"{file}:{line}: {name} has {length} lines; a device function has at most {UNSPLIT.get(name, LIMIT)}"
-            for file, text in tree.items() for line, length, name in functions(text)
-            if length > UNSPLIT.get(name, LIMIT)]
-
-
-def not_needed(tree):
-    """Entries of UNSPLIT whose function has at most LIMIT lines, or is gone."""
-    longest = {}
-    for text in tree.values():
-        for _, length, name in functions(text):
-            longest[name] = max(length, longest.get(name, 0))
-    return [f"scripts/kernel_lengths.py: remove {name} from UNSPLIT: it has {longest.get(name, 0)} lines"
-            for name in UNSPLIT if longest.get(name, 0) <= LIMIT]
+    return [f"{file}:{line}: {name} has {length} lines; a device function has at most {LIMIT}"
+            for file, text in tree.items() for line, length, name in functions(text) if length > LIMIT]
 
 
 def planted(length, head):
@@ -134,8 +120,7 @@ def self_test(tree):
             continue
         where = f"{file}:{text.count(chr(10), 0, kernel.start()) + 1}:"
         if not any(line.startswith(where) for line in too_long({file: text[:kernel.end()] + "\n" * LIMIT +
-                                                               text[kernel.end():]})) \
-                and not any(name in kernel[0] for name in UNSPLIT):
+                                                               text[kernel.end():]})):
             wrong.append(f"self-test: a longer kernel at {where} is not found")
     return wrong
 
@@ -151,10 +136,9 @@ def main(arguments):
     if arguments not in ([], ["--self-test"]):
         print(__doc__)
         return 1
-    problems = too_long(tree) + not_needed(tree) + (self_test(tree) if arguments else [])
+    problems = too_long(tree) + (self_test(tree) if arguments else [])
     print("\n".join(problems) if problems else
-          f"{sum(len(functions(text)) for text in tree.values())} device functions have at most {LIMIT} lines each, "
-          f"except {len(UNSPLIT)}")
+          f"{sum(len(functions(text)) for text in tree.values())} device functions have at most {LIMIT} lines each")
     return 1 if problems else 0
 
 

@@ -65,6 +65,18 @@ const Cases cases([](Suite& suite) {
                .out_bias = data.random({.batch = n.stages, .channels = n.z.channels})};
       return v;
     };
+    const auto forward = [=](const Views& v, View<float> scratch, int64_t beam) {
+      return RvqForward{.z = v.z,
+                        .codebooks = v.codebooks,
+                        .projections = v.p,
+                        .y = v.y,
+                        .codes = v.codes,
+                        .quantised = v.quantised,
+                        .losses = v.losses,
+                        .scratch = scratch,
+                        .metric = metric,
+                        .beam = beam};
+    };
     for (const int64_t beam : n.beams) {
       const int64_t searched = 1 + (n.stages - 1) * beam;  // codebooks searched per row
       std::vector<Parameter> with_beam = parameters("forward");
@@ -76,18 +88,7 @@ const Cases cases([](Suite& suite) {
                 [=](Data& data) -> Run {
                   const Views v = make(data);
                   const View<float> scratch = data.random(rvq_forward_scratch(data.ctx, n.z, books, factorised, beam));
-                  return [=](Context& ctx) {
-                    rvq_forward(ctx, {.z = v.z,
-                                      .codebooks = v.codebooks,
-                                      .projections = v.p,
-                                      .y = v.y,
-                                      .codes = v.codes,
-                                      .quantised = v.quantised,
-                                      .losses = v.losses,
-                                      .scratch = scratch,
-                                      .metric = metric,
-                                      .beam = beam});
-                  };
+                  return [=](Context& ctx) { rvq_forward(ctx, forward(v, scratch, beam)); };
                 });
     }
     // The same codes from products of the projections; then without y, as an encoder asks for them. Then the products.
@@ -108,17 +109,7 @@ const Cases cases([](Suite& suite) {
                   const View<float> scratch =
                       data.random(rvq_forward_scratch(data.ctx, n.z, books, factorised, 1, true));
                   if (codes_only) v.y = {}, v.quantised = {}, v.losses = {};
-                  return [=](Context& ctx) {
-                    rvq_forward(ctx, {.z = v.z,
-                                      .codebooks = v.codebooks,
-                                      .projections = v.p,
-                                      .y = v.y,
-                                      .codes = v.codes,
-                                      .quantised = v.quantised,
-                                      .losses = v.losses,
-                                      .scratch = scratch,
-                                      .metric = metric});
-                  };
+                  return [=](Context& ctx) { rvq_forward(ctx, forward(v, scratch, 1)); };
                 });
     }
     if (factorised)

@@ -166,9 +166,8 @@ void snake_parameter_gradients(Context& ctx, View<const float> alpha, View<const
 void finish_gradient_sums(Context& ctx) {
   SumBatch& noted = runtime(ctx).noted_sums();
   if (noted.count == 0) return;
-  const SumBatch batch = noted;
+  launch_batch(ctx, noted);
   noted.count = 0, noted.blocks = 0;
-  launch_batch(ctx, batch);
 }
 void forget_gradient_sums(Context& ctx) noexcept {
   SumBatch& noted = runtime(ctx).noted_sums();

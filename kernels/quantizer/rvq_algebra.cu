@@ -9,8 +9,6 @@
 // and stage (SASS, sm_90a): 38 us, or 29 us for codes alone, where rvq_factorised.cu takes 43 us. Not measured.
 #include "quantizer/rvq_algebra.cuh"
 
-#include <limits>
-
 namespace nacre::cuda {
 namespace {
 
@@ -70,78 +68,6 @@ __global__ void __launch_bounds__(threads, 2)
   }
 }
 
-constexpr int codes_at_once = group_threads * 4;
-constexpr float infinity = std::numeric_limits<float>::infinity();
-
-/// The half distances of a warp are compared as unsigned integers of the same order, as in warp_ordered_best(). This is
-/// that of +inf: a row whose half distances are all +inf or NaN takes code 0.
-constexpr uint32_t ordered_infinity = 0xff800000u;
-
-/// Each warp writes its best code of every row to `candidates` [warp][row][2]. A thread has four adjacent codes in
-/// registers and compares them with all rows; `x` has the rows, read by broadcast.
-__device__ __forceinline__ void search_rows(const float* x, const float* prepared, int padded, uint32_t* candidates) {
-  const int tid = static_cast<int>(threadIdx.x) % group_threads, lane = tid % 32, warp = tid / 32;
-  uint32_t* slots = candidates + warp * 2;
-#pragma unroll 1
-  for (int begin = 0; begin < padded; begin += codes_at_once) {
-    const int k = begin + tid * 4;
-    // Threads beyond the codes have zeros at an infinite distance, like codes that only pad.
-    float codes[code_dim][4] = {};
-    Pack<float> norms{{infinity, infinity, infinity, infinity}};
-    if (k < padded) {
-#pragma unroll
-      for (int d = 0; d < code_dim; ++d) {
-        const Pack<float> v = load_pack(prepared + int64_t{d} * padded + k);
-#pragma unroll
-        for (int t = 0; t < 4; ++t) codes[d][t] = v.v[t];
-      }
-      norms = load_pack(prepared + int64_t{code_dim} * padded + k);
-    }
-#pragma unroll 3
-    for (int row = 0; row < group_rows; ++row) {
-      float v[code_dim], h[4];
-      load_8(x + row * code_dim, v);
-#pragma unroll
-      for (int t = 0; t < 4; ++t) {
-        h[t] = norms.v[t];
-#pragma unroll
-        for (int d = 0; d < code_dim; ++d) h[t] = __fmaf_rn(-v[d], codes[d][t], h[t]);
-      }
-      // fminf takes the number of a number and a NaN.
-      const float least = fminf(fminf(h[0], h[1]), fminf(h[2], h[3]));
-      const int t = h[0] == least ? 0 : (h[1] == least ? 1 : (h[2] == least ? 2 : 3));
-      const OrderedBest best_of_warp = warp_ordered_best({least, k + t});
-      uint32_t* slot = slots + row * group_warps * 2;
-      // Later codes have higher indices, so they win only if they are strictly nearer.
-      if (lane == 0 && (begin == 0 || best_of_warp.h < slot[0])) slot[0] = best_of_warp.h, slot[1] = best_of_warp.k;
-    }
-  }
-}
-
-/// Eight lanes per row find the best of the warps' candidates, four rows at once. `chosen` gets the codes' channels; lane
-/// `row` returns that row's code.
-__device__ __forceinline__ int32_t choose(const uint32_t* candidates, const float* codebook, float* chosen) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  int32_t my_code = 0;
-#pragma unroll
-  for (int iteration = 0; iteration < value_iterations; ++iteration) {
-    const int v = lane + iteration * 32, slot = v < row_values ? v : 0;
-    OrderedBest best{candidates[2 * slot], candidates[2 * slot + 1]};
-#pragma unroll
-    for (int lanes = 4; lanes > 0; lanes /= 2) {
-      const uint32_t h = __shfl_xor_sync(full_warp, best.h, lanes), k = __shfl_xor_sync(full_warp, best.k, lanes);
-      if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
-    }
-    if (best.h >= ordered_infinity) best.k = 0;
-    const int row_of_four = lane - iteration * 4;  // this lane's row among the four rows of the iteration
-    const bool mine = row_of_four >= 0 && row_of_four < 4;
-    const uint32_t k = __shfl_sync(full_warp, best.k, mine ? row_of_four * 8 : 0);
-    if (mine) my_code = static_cast<int32_t>(k);
-    if (v < row_values) chosen[v] = codebook[int64_t{best.k} * code_dim + v % code_dim];
-  }
-  return my_code;
-}
-
 /// A group of 256 threads takes 9 rows through all stages, with two barriers per stage. e of all stages is in shared
 /// memory. Every warp has its own copies of what is compared and of the chosen codes, which saves barriers. The barriers
 /// are of the whole block, so that its groups read the same codes at the same time.
@@ -187,19 +113,12 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     __syncwarp();
     search_rows(x, prepared + int64_t{i} * (code_dim + 1) * padded, padded, candidates);
     __syncthreads();
-    const int32_t my_code = choose(candidates, a.codebooks.data + i * n.codes * code_dim, chosen);
+    const int32_t my_code = choose_codes(candidates, a.codebooks.data + i * n.codes * code_dim, chosen);
     if (warp == 0 && lane < count) a.codes.data[(first + lane) * stages + i] = my_code;
     __syncwarp();
-    if (warp == 2 && counted && i < limit) {
-      float distance = 0;
-#pragma unroll
-      for (int d = 0; d < code_dim; ++d) {
-        const float difference = e[lane * all + i * code_dim + d] - chosen[lane * code_dim + d];
-        distance = __fmaf_rn(difference, difference, distance);
-      }
-      loss += distance;
-    }
-    // 64 columns of the later stages at once; a thread has every fourth row of its column.
+    if (warp == 2 && counted && i < limit)
+      loss += squared_distance(e + lane * all + i * code_dim, chosen + lane * code_dim);
+      // 64 columns of the later stages at once; a thread has every fourth row of its column.
 #pragma unroll 1
     for (int later = (i + 1) * code_dim + tid % 64; later < all; later += 64) {
       float p[code_dim];

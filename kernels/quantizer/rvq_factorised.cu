@@ -5,15 +5,13 @@
 //                             barrier  row                         barrier  y += q
 //
 // For 2376 rows, latent 1024, 9 stages of 1024 codes on an H200, 132 blocks read 96 KB of weights and codes each per
-// stage: 114 MB from L2 in all, 20 us. They issue about 2080 instructions per thread and stage (SASS, sm_90a), of which
-// 864 are the multiply-adds of the formula: 4.7 us per stage, 43 us in all. With waits for L2 and barriers, about 55 us
-// (estimated).
+// stage: 114 MB from L2 in all, 20 us. The multiply-adds of the formula are 864 instructions per thread and stage. With
+// a search of its own the kernel issued 2080 (SASS, sm_90a), 43 us in all; with that of rvq_search_kernel, which is
+// shared, they are not counted.
 #include "quantizer/rvq_factorised.cuh"
 
 namespace nacre::cuda {
 namespace {
-
-constexpr int codes_at_once = group_threads * 4;  ///< codes that a group scores at once: four per thread
 
 /// Offsets in the shared memory of one group, in floats: residuals and y (a warp only accesses its own channels), sums
 /// of the warps, candidates (two words each); then per warp e, and the rows to compare, replaced by the chosen codes.
@@ -27,6 +25,104 @@ template <int J>
 inline constexpr size_t group_bytes = SharedLayout<J>::size * sizeof(float);
 static_assert(group_bytes<4> <= least_shared_per_block);
 
+/// Sums of e over the channels of the warp, to sums[row][8]. A lane adds 4 J of them for two code channels; eight lanes
+/// cover all. `residuals`: those of the group.
+template <int J>
+__device__ __forceinline__ void sum_channels(const float* residuals, const float* in_weight, float* sums) {
+  constexpr int L = J * group_threads;
+  const int tid = static_cast<int>(threadIdx.x) % group_threads, lane = tid % 32, pair = lane / 8,
+            channel = tid / 32 * 32 * J + lane % 8 * 4;
+  Pack<float> w[J][2];
+  const float* in = in_weight + (2 * pair * L + channel);
+#pragma unroll
+  for (int j = 0; j < J; ++j)
+#pragma unroll
+    for (int d = 0; d < 2; ++d) w[j][d] = load_pack(in + d * L + j * 32);
+  __syncwarp();
+#pragma unroll 2
+  for (int row = 0; row < group_rows; ++row) {
+    float v[2] = {};
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+      const Pack<float> r = load_pack(residuals + row * L + channel + j * 32);
+#pragma unroll
+      for (int t = 0; t < 4; ++t)
+#pragma unroll
+        for (int d = 0; d < 2; ++d) v[d] = __fmaf_rn(r.v[t], w[j][d].v[t], v[d]);
+    }
+    // Eight lanes hold two sums: the first step gives each half of them one sum, the next two add within it. So value
+    // 2 pair + second is in lanes whose number divided by 4 is that value.
+    const bool second = (lane & 4) != 0;
+    float sum = (second ? v[1] : v[0]) + __shfl_xor_sync(full_warp, second ? v[0] : v[1], 4);
+    sum += __shfl_xor_sync(full_warp, sum, 2);
+    sum += __shfl_xor_sync(full_warp, sum, 1);
+    if (lane % 4 == 0) sums[row * code_dim + lane / 4] = sum;
+  }
+}
+
+/// e of all rows, and x, what the metric compares. Every warp adds the warps' sums in the same order, so e has the same
+/// bits in all warps, and each keeps its own copy. `quantised` receives e of the first `count` rows, if it is not null.
+__device__ __forceinline__ void add_warps(const float* sums, float bias, VqMetric metric, float* e, float* x,
+                                          float* quantised, int count) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int iteration = 0; iteration < value_iterations; ++iteration) {
+    const int v = lane + iteration * 32;
+    if (v >= row_values) continue;
+    float sum = sums[v];
+#pragma unroll
+    for (int s = 1; s < group_warps; ++s) sum += sums[s * row_values + v];
+    sum += bias;
+    e[v] = sum;
+    if (quantised != nullptr && v / code_dim < count) quantised[v] = sum;
+  }
+  __syncwarp();
+  float scale = 1;
+  if (metric == VqMetric::cosine && lane < group_rows) scale = inverse_norm(e + lane * code_dim, code_dim);
+#pragma unroll
+  for (int iteration = 0; iteration < value_iterations; ++iteration) {
+    const int v = lane + iteration * 32;
+    const float s = __shfl_sync(full_warp, scale, (v < row_values ? v : 0) / code_dim);
+    if (v < row_values) x[v] = __fmul_rn(e[v], s);
+  }
+  __syncwarp();
+}
+
+/// The projection of a thread's channels back to the latent.
+template <int J>
+struct OutWeights {
+  float w[J][code_dim], offset[J];
+  __device__ __forceinline__ OutWeights(const float* weight, const float* bias) {
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+      load_8(weight + j * 32 * code_dim, w[j]);
+      offset[j] = bias[j * 32];
+    }
+  }
+};
+/// r -= q, and y = or += q of the rows whose `limit`, of lane `row`, is beyond the stage. The residual continues in
+/// unused stages, y does not.
+template <int J>
+__device__ __forceinline__ void subtract_codes(const float* chosen, const OutWeights<J>& out, int stage, int limit,
+                                               float* r, float* y) {
+#pragma unroll 1
+  for (int row = 0; row < group_rows; ++row) {
+    const bool used = stage < __shfl_sync(full_warp, limit, row);
+    float code[code_dim];
+    load_8(chosen + row * code_dim, code);
+#pragma unroll
+    for (int j = 0; j < J; ++j) {
+      const int element = row * J * group_threads + j * 32;
+      const float q = project_out_8(code, out.w[j], out.offset[j]);
+      r[element] -= q;
+      if (stage == 0)
+        y[element] = used ? q : 0.0f;
+      else if (used)
+        y[element] += q;
+    }
+  }
+}
+
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_factorised_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, Weights weights,
@@ -37,7 +133,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   const int tid = static_cast<int>(threadIdx.x) % group_threads, group = static_cast<int>(threadIdx.x) / group_threads;
   const int lane = tid % 32, warp = tid / 32, latent = static_cast<int>(n.latent), stages = static_cast<int>(n.stages);
   // A warp has 32 J adjacent channels, so that residuals are only read by lanes of the warp that wrote them.
-  const int warp_channel = warp * 32 * J, channel = warp_channel + lane;
+  const int channel = warp * 32 * J + lane;
   float* group_shared = shared + group * P::size;
   // Each group works on rows of its own; the barriers are of the whole block, so all groups run the same number of
   // stages.
@@ -63,159 +159,23 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     if (mask.stages != nullptr) limit = mask.stages[(first + lane) / mask.time];
     counted = mask.valid(first + lane);
   }
+  // Outputs that every warp has are written by one warp each: 0 codes, 1 quantised, 2 losses.
 #pragma unroll 1
   for (int i = 0; i < stages; ++i) {
-    {  // Sums of e over the warp's channels. A lane adds 4 J of them for two code channels; eight lanes cover all.
-      const int pair = lane / 8, load_channel = warp_channel + lane % 8 * 4;
-      Pack<float> w[J][2];
-      const float* in = weights.in + ((i * code_dim + 2 * pair) * L + load_channel);
-#pragma unroll
-      for (int j = 0; j < J; ++j)
-#pragma unroll
-        for (int d = 0; d < 2; ++d) w[j][d] = load_pack(in + d * L + j * 32);
-      __syncwarp();
-#pragma unroll 2
-      for (int row = 0; row < group_rows; ++row) {
-        float v[2] = {};
-#pragma unroll
-        for (int j = 0; j < J; ++j) {
-          const Pack<float> residuals = load_pack(group_shared + row * L + load_channel + j * 32);
-#pragma unroll
-          for (int t = 0; t < 4; ++t)
-#pragma unroll
-            for (int d = 0; d < 2; ++d) v[d] = __fmaf_rn(residuals.v[t], w[j][d].v[t], v[d]);
-        }
-        // Eight lanes hold two sums: the first step gives each half of them one sum, the next two add within it. So
-        // value 2 pair + second is in lanes whose number divided by 4 is that value.
-        const bool second = (lane & 4) != 0;
-        float sum = (second ? v[1] : v[0]) + __shfl_xor_sync(full_warp, second ? v[0] : v[1], 4);
-        sum += __shfl_xor_sync(full_warp, sum, 2);
-        sum += __shfl_xor_sync(full_warp, sum, 1);
-        if (lane % 4 == 0) sums[warp * row_values + row * code_dim + lane / 4] = sum;
-      }
-    }
-    float codes[code_dim][4], norms[4];
-    // Four adjacent codes of all eight channels, and their norms: 36 registers.
-    const auto load_codes = [&](int k) {
-      const float* source = prepared + (int64_t{i} * (code_dim + 1) * padded + k);
-#pragma unroll
-      for (int d = 0; d < code_dim; ++d, source += padded) {
-        const Pack<float> v = load_pack(source);
-#pragma unroll
-        for (int t = 0; t < 4; ++t) codes[d][t] = v.v[t];
-      }
-      const Pack<float> v = load_pack(source);
-#pragma unroll
-      for (int t = 0; t < 4; ++t) norms[t] = v.v[t];
-    };
-    if (tid * 4 < padded) load_codes(tid * 4);  // in flight during the barrier
+    sum_channels<J>(group_shared, weights.in + int64_t{i} * code_dim * L, sums + warp * row_values);
     const float bias = weights.in_bias[i * code_dim + lane % code_dim];
     __syncthreads();
-#pragma unroll
-    for (int iteration = 0; iteration < value_iterations; ++iteration) {
-      const int v = lane + iteration * 32;
-      if (v >= row_values) continue;
-      // The first barrier published the warps' sums. Every warp adds them in the same order, so e has the same bits in
-      // all warps, and each keeps its own copy.
-      float sum = sums[v];
-#pragma unroll
-      for (int s = 1; s < group_warps; ++s) sum += sums[s * row_values + v];
-      sum += bias;
-      e[v] = sum;
-      if (warp == 1 && a.quantised && v / code_dim < count) a.quantised.data[(i * n.rows + first) * code_dim + v] = sum;
-    }
-    __syncwarp();
-    float scale = 1;
-    if (a.metric == VqMetric::cosine && lane < group_rows) scale = inverse_norm(e + lane * code_dim, code_dim);
-#pragma unroll
-    for (int iteration = 0; iteration < value_iterations; ++iteration) {
-      const int v = lane + iteration * 32;
-      const float s = __shfl_sync(full_warp, scale, (v < row_values ? v : 0) / code_dim);
-      if (v < row_values) x[v] = __fmul_rn(e[v], s);
-    }
-    __syncwarp();
-#pragma unroll 1
-    // Each thread has four codes in registers and compares them with all rows of the group; a row's e is read by
-    // broadcast.
-    for (int first_code = 0; first_code < padded; first_code += codes_at_once) {
-      const int k = first_code + tid * 4;
-      if (first_code > 0 && k < padded) load_codes(k);
-#pragma unroll 1
-      for (int row = 0; row < group_rows; ++row) {
-        Best best = no_code();
-        if (k < padded) {
-          float v[code_dim], h[4];
-          load_8(x + row * code_dim, v);
-#pragma unroll
-          for (int t = 0; t < 4; ++t) {
-            h[t] = norms[t];
-#pragma unroll
-            for (int d = 0; d < code_dim; ++d) h[t] = __fmaf_rn(-v[d], codes[d][t], h[t]);
-            if (h[t] < best.h) best.h = h[t], best.k = k + t;
-          }
-        }
-        const OrderedBest best_of_warp = warp_ordered_best(best);
-        uint32_t* slot = candidates + (row * group_warps + warp) * 2;
-        // Later codes have higher indices, so they win only if they are strictly nearer.
-        if (lane == 0 && (first_code == 0 || best_of_warp.h < slot[0]))
-          slot[0] = best_of_warp.h, slot[1] = best_of_warp.k;
-      }
-    }
+    float* const quantised = warp == 1 && a.quantised ? a.quantised.data + (i * n.rows + first) * code_dim : nullptr;
+    add_warps(sums, bias, a.metric, e, x, quantised, count);
+    search_rows(x, prepared + int64_t{i} * (code_dim + 1) * padded, padded, candidates);
     // Loaded before the barrier, used after it. The registers of the codes are free by now.
-    float w[J][code_dim], offset[J];
-    const float* out = weights.out + (i * L + channel) * code_dim;
-    const float* out_bias = weights.out_bias + (i * L + channel);
-#pragma unroll
-    for (int j = 0; j < J; ++j) {
-      load_8(out + j * 32 * code_dim, w[j]);
-      offset[j] = out_bias[j * 32];
-    }
+    const OutWeights<J> out(weights.out + (i * L + channel) * code_dim, weights.out_bias + (i * L + channel));
     __syncthreads();
-    // Eight lanes per row find the best of the warps' candidates, four rows at once.
-    int32_t my_code = 0;
-#pragma unroll
-    for (int iteration = 0; iteration < value_iterations; ++iteration) {
-      const int v = lane + iteration * 32, slot = v < row_values ? v : 0;
-      OrderedBest best{candidates[2 * slot], candidates[2 * slot + 1]};
-#pragma unroll
-      for (int lanes = 4; lanes > 0; lanes /= 2) {
-        const uint32_t h = __shfl_xor_sync(full_warp, best.h, lanes), k = __shfl_xor_sync(full_warp, best.k, lanes);
-        if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
-      }
-      const int row_of_four = lane - iteration * 4;  // this lane's row among the four rows of the iteration
-      const uint32_t k = __shfl_sync(full_warp, best.k, row_of_four >= 0 && row_of_four < 4 ? row_of_four * 8 : 0);
-      if (row_of_four >= 0 && row_of_four < 4) my_code = static_cast<int32_t>(k);
-      if (v < row_values) chosen[v] = a.codebooks.data[(i * n.codes + best.k) * code_dim + v % code_dim];
-    }
-    // Outputs that every warp has are written by one warp each: 0 codes, 1 quantised, 2 losses.
+    const int32_t my_code = choose_codes(candidates, a.codebooks.data + i * n.codes * code_dim, chosen);
     if (warp == 0 && lane < count) a.codes.data[(first + lane) * stages + i] = my_code;
     __syncwarp();
-    if (warp == 2 && counted && i < limit) {
-      float distance = 0;
-#pragma unroll
-      for (int d = 0; d < code_dim; ++d) {
-        const float difference = e[lane * code_dim + d] - chosen[lane * code_dim + d];
-        distance = __fmaf_rn(difference, difference, distance);
-      }
-      loss += distance;
-    }
-#pragma unroll 1
-    for (int row = 0; row < group_rows; ++row) {
-      // q of this thread's channels. The residual continues in unused stages, y does not.
-      const bool used = i < __shfl_sync(full_warp, limit, row);
-      float code[code_dim];
-      load_8(chosen + row * code_dim, code);
-#pragma unroll
-      for (int j = 0; j < J; ++j) {
-        const int element = row * L + j * 32;
-        const float q = project_out_8(code, w[j], offset[j]);
-        r[element] -= q;
-        if (i == 0)
-          y[element] = used ? q : 0.0f;
-        else if (used)
-          y[element] += q;
-      }
-    }
+    if (warp == 2 && counted && i < limit) loss += squared_distance(e + lane * code_dim, chosen + lane * code_dim);
+    subtract_codes<J>(chosen, out, i, limit, r, y);
   }
   if (warp == 2 && losses != nullptr && lane < count) losses[first + lane] = loss;
   for (int row = 0; row < count; ++row)

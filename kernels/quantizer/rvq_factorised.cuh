@@ -5,6 +5,8 @@
 // weights of these channels for the current stage in 32 registers. Sums over the latent are added within a warp, then
 // over the 8 warps of the group through shared memory. Every warp computes the values of a whole row (e, the chosen
 // code, de) itself, so that the only barriers of a stage are those before these sums.
+#include <limits>
+
 #include "quantizer/rvq.cuh"
 
 namespace nacre::cuda {
@@ -70,6 +72,90 @@ __device__ __forceinline__ float project_out_8(const float (&code)[code_dim], co
 #pragma unroll
   for (int d = 0; d < code_dim; ++d) q = __fmaf_rn(code[d], weight[d], q);
   return q;
+}
+
+// ---- the search of a stage, by a group
+
+inline constexpr int codes_at_once = group_threads * 4;  ///< codes that a group scores at once: four per thread
+inline constexpr float infinity = std::numeric_limits<float>::infinity();
+
+/// The half distances of a warp are compared as unsigned integers of the same order, as in warp_ordered_best(). This is
+/// that of +inf: a row whose half distances are all +inf or NaN takes code 0.
+inline constexpr uint32_t ordered_infinity = 0xff800000u;
+
+/// Each warp writes its best code of every row to `candidates` [row][warp][2]. A thread has four adjacent codes in
+/// registers and compares them with all rows; `x` has the rows, read by broadcast.
+__device__ __forceinline__ void search_rows(const float* x, const float* prepared, int padded, uint32_t* candidates) {
+  const int tid = static_cast<int>(threadIdx.x) % group_threads, lane = tid % 32, warp = tid / 32;
+  uint32_t* slots = candidates + warp * 2;
+#pragma unroll 1
+  for (int begin = 0; begin < padded; begin += codes_at_once) {
+    const int k = begin + tid * 4;
+    // Threads beyond the codes have zeros at an infinite distance, like codes that only pad.
+    float codes[code_dim][4] = {};
+    Pack<float> norms{{infinity, infinity, infinity, infinity}};
+    if (k < padded) {
+#pragma unroll
+      for (int d = 0; d < code_dim; ++d) {
+        const Pack<float> v = load_pack(prepared + int64_t{d} * padded + k);
+#pragma unroll
+        for (int t = 0; t < 4; ++t) codes[d][t] = v.v[t];
+      }
+      norms = load_pack(prepared + int64_t{code_dim} * padded + k);
+    }
+#pragma unroll 3
+    for (int row = 0; row < group_rows; ++row) {
+      float v[code_dim], h[4];
+      load_8(x + row * code_dim, v);
+#pragma unroll
+      for (int t = 0; t < 4; ++t) {
+        h[t] = norms.v[t];
+#pragma unroll
+        for (int d = 0; d < code_dim; ++d) h[t] = __fmaf_rn(-v[d], codes[d][t], h[t]);
+      }
+      // fminf takes the number of a number and a NaN.
+      const float least = fminf(fminf(h[0], h[1]), fminf(h[2], h[3]));
+      const int t = h[0] == least ? 0 : (h[1] == least ? 1 : (h[2] == least ? 2 : 3));
+      const OrderedBest best_of_warp = warp_ordered_best({least, k + t});
+      uint32_t* slot = slots + row * group_warps * 2;
+      // Later codes have higher indices, so they win only if they are strictly nearer.
+      if (lane == 0 && (begin == 0 || best_of_warp.h < slot[0])) slot[0] = best_of_warp.h, slot[1] = best_of_warp.k;
+    }
+  }
+}
+
+/// Eight lanes per row find the best of the warps' candidates, four rows at once. `chosen` gets the codes' channels; lane
+/// `row` returns that row's code.
+__device__ __forceinline__ int32_t choose_codes(const uint32_t* candidates, const float* codebook, float* chosen) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  int32_t my_code = 0;
+#pragma unroll
+  for (int iteration = 0; iteration < value_iterations; ++iteration) {
+    const int v = lane + iteration * 32, slot = v < row_values ? v : 0;
+    OrderedBest best{candidates[2 * slot], candidates[2 * slot + 1]};
+#pragma unroll
+    for (int lanes = 4; lanes > 0; lanes /= 2) {
+      const uint32_t h = __shfl_xor_sync(full_warp, best.h, lanes), k = __shfl_xor_sync(full_warp, best.k, lanes);
+      if (h < best.h || (h == best.h && k < best.k)) best.h = h, best.k = k;
+    }
+    if (best.h >= ordered_infinity) best.k = 0;
+    const int row_of_four = lane - iteration * 4;  // this lane's row among the four rows of the iteration
+    const bool mine = row_of_four >= 0 && row_of_four < 4;
+    const uint32_t k = __shfl_sync(full_warp, best.k, mine ? row_of_four * 8 : 0);
+    if (mine) my_code = static_cast<int32_t>(k);
+    if (v < row_values) chosen[v] = codebook[int64_t{best.k} * code_dim + v % code_dim];
+  }
+  return my_code;
+}
+
+__device__ __forceinline__ float squared_distance(const float* a, const float* b) {
+  float sum = 0;
+#pragma unroll
+  for (int d = 0; d < code_dim; ++d) {
+    const float difference = a[d] - b[d];
+    sum = __fmaf_rn(difference, difference, sum);
+  }
+  return sum;
 }
 
 }  // namespace nacre::cuda

@@ -35,15 +35,9 @@ __global__ void __launch_bounds__(tile_threads, 2)
   NACRE_SHARED(uint32_t, candidates, candidate_words);
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   const int64_t first = int64_t{blockIdx.x} * tile_rows;
-  // A warp transposes two rows to [channel][row]. Rows beyond the last one, and channels up to a multiple of four, are
-  // zero, as tile_scores() requires.
   for (int i = 0; i < 2; ++i) {
     const int r = warp * 2 + i;
-    const bool in_range = first + r < rows;
-    const float* row = x + (first + r) * dim;
-    const float scale = in_range && metric == VqMetric::cosine ? inverse_norm(row, dim) : 1.0f;
-    for (int d = lane; d < (dim + 3) / 4 * 4; d += 32)
-      tile[d * tile_pitch + r] = in_range && d < dim ? __fmul_rn(row[d], scale) : 0.0f;
+    tile_row(x + (first + r) * dim, first + r < rows, dim, metric, tile, r);
   }
   __syncthreads();
   tile_search(tile, dim, prepared, padded, candidates);

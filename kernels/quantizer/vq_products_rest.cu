@@ -45,11 +45,8 @@ __global__ void __launch_bounds__(tile_threads, 2)
   for (int begin = 0; begin < total; begin += tile_rows) {
     for (int i = 0; i < 2; ++i) {
       const int r = warp * 2 + i;
-      const bool in_range = begin + r < total;
-      const float* row = x + (first + (in_range ? marked_rows[begin + r] : 0)) * dim;
-      const float scale = in_range && metric == VqMetric::cosine ? inverse_norm(row, dim) : 1.0f;
-      for (int d = lane; d < (dim + 3) / 4 * 4; d += 32)
-        tile[d * tile_pitch + r] = in_range && d < dim ? __fmul_rn(row[d], scale) : 0.0f;
+      const bool exists = begin + r < total;
+      tile_row(x + (first + (exists ? marked_rows[begin + r] : 0)) * dim, exists, dim, metric, tile, r);
     }
     __syncthreads();
     tile_search(tile, dim, prepared, padded, candidates);

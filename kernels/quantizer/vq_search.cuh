@@ -172,6 +172,13 @@ __device__ __forceinline__ void tile_search(const float* x, int dim, const float
     }
   }
 }
+/// A warp transposes a row of x to column r of a tile, as the metric compares it. Channels up to a multiple of four, and a
+/// row that does not exist, are zeros, as tile_scores() requires.
+__device__ __forceinline__ void tile_row(const float* row, bool exists, int dim, VqMetric metric, float* tile, int r) {
+  const float scale = exists && metric == VqMetric::cosine ? inverse_norm(row, dim) : 1.0f;
+  for (int d = static_cast<int>(threadIdx.x) % 32; d < (dim + 3) / 4 * 4; d += 32)
+    tile[d * tile_pitch + r] = exists && d < dim ? __fmul_rn(row[d], scale) : 0.0f;
+}
 /// Call after tile_search and a barrier: lane 8 i, for i of 0 and 1, gets the best code of row 2 warp + i.
 __device__ __forceinline__ OrderedBest tile_results(const uint32_t* candidates) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;

@@ -57,10 +57,9 @@ struct Plan::Impl {
     int forward = 0, backward = 0;
     std::vector<int> inputs{}, outputs{};  // numbers of the activations
     bool trains = false;
-    bool active = false;       // a gradient reaches it
-    std::vector<int> parts{};  // blocks of Step::parts()
-    bool finishes_sums =
-        false;  // the sums over these parts, and over those of steps before it, follow its backward pass
+    bool active = false;         // a gradient reaches it
+    std::vector<int> parts{};    // blocks of Step::parts()
+    bool finishes_sums = false;  // all parts that wait are added after its backward pass
     Costs for_reader{};
     std::map<int, Footprint> reaches{};  // the key is the block of the input's value
   };

@@ -801,6 +801,13 @@ const std::vector<Sample>& tiles() {
        136,
        4,
        {.stride = 2, .left = 1, .right = 1}},
+      {"as many windows as strides, whose taps miss the last samples",
+       1,
+       40,
+       16,
+       16,
+       4,
+       {.stride = 4, .left = 1, .right = 2}},
       {"one sum of x over several tiles of weights", 1, 160, 72, 16, 10, {.stride = 5, .left = 3, .right = 2}},
       {"wide tiles of the weight gradient", 1, 70, 72, 128, 1, {}},
   };

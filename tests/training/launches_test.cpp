@@ -33,8 +33,8 @@ TEST_CASE("a step of DAC launches at most 300 kernels", "[launches]") {
     if (device.kind != Device::cuda) continue;
     const Launches n = launches(device, CodecConfig::named("dac-16k"), Storage::bfloat16);
     CHECK(n.all <= 300);
-    // 29 Snakes, 58 weights and 58 biases have parts. Their sums wait for each other.
-    CHECK(n.sums <= 8);
+    CHECK(n.sums <= 8);         // of about 150 sums
+    CHECK(n.column_sums == 0);  // weight gradients sum the biases
   }
 }
 #endif
