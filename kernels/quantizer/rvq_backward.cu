@@ -1,4 +1,5 @@
 #include "runtime/partials.cuh"
+#include "quantizer/rows_of_codes.cuh"
 #include "quantizer/rvq_factorised.cuh"
 
 namespace nacre::cuda {
@@ -74,12 +75,17 @@ __global__ void __launch_bounds__(threads)
 
 constexpr int chunk = 128;  ///< channels that a warp handles at a time: four per lane
 
+struct Channels {
+  float v[4];
+};
+
 /// A warp per stage and code: it adds the rows that chose the code, in order.
 __global__ void __launch_bounds__(threads)
     rvq_codebook_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, const int32_t* by_stage) {
+  NACRE_SHARED(RowsOfCodes::Shared, shared, 1);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
-  if (k >= n.codes) return;
+  const int64_t first = int64_t{blockIdx.x} * warps, k = first + threadIdx.x / 32, s = blockIdx.y;
+  const RowsOfCodes own(by_stage + s * n.rows, n.rows, first, *shared);
   const float scale = loss_slope(mask, n.dim, a.codebook_weight);
   const float* code = a.codebooks.data + (s * n.codes + k) * n.dim;
   float* out = a.dcodebooks.data + (s * n.codes + k) * n.dim;
@@ -89,16 +95,21 @@ __global__ void __launch_bounds__(threads)
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int64_t d = d0 + lane + 32 * j;
-      c[j] = d < n.dim ? code[d] : 0.0f;
-      sum[j] = d < n.dim ? out[d] : 0.0f;
+      const bool exists = k < n.codes && d < n.dim;
+      c[j] = exists ? code[d] : 0.0f;
+      sum[j] = exists ? out[d] : 0.0f;
     }
-    const int64_t found = for_rows_of_code(by_stage + s * n.rows, n.rows, static_cast<int32_t>(k), [&](int64_t row) {
-      const float* q = a.quantised.data + (s * n.rows + row) * n.dim + d0 + lane;
+    const int64_t found = own.for_each<Channels>(
+        [&](int64_t row, Channels& q) {
+          const float* from = a.quantised.data + (s * n.rows + row) * n.dim + d0 + lane;
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        if (d0 + lane + 32 * j < n.dim) sum[j] = __fmaf_rn(scale, c[j] - q[32 * j], sum[j]);
-    });
-    if (found == 0) return;
+          for (int j = 0; j < 4; ++j) q.v[j] = d0 + lane + 32 * j < n.dim ? from[32 * j] : 0.0f;
+        },
+        [&](const Channels& q) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) sum[j] = __fmaf_rn(scale, c[j] - q.v[j], sum[j]);
+        });
+    if (found == 0) continue;
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       if (d0 + lane + 32 * j < n.dim) out[d0 + lane + 32 * j] = sum[j];

@@ -194,9 +194,9 @@ Shape vq_kmeans_scratch(Context& ctx, Shape x, Shape codebook) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_kmeans_scratch(x, codebook);
   const int64_t rows = x.rows();
-  // The packed codebook; rows in tiles; a half distance, a code and a place in the list for each row; the begins of
-  // runs.
-  return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(rows, x.channels) + 3 * rows +
+  // The packed codebook; rows in tiles; a half distance, half the energy, a code and a place in the list for each row;
+  // the begins of runs.
+  return {.channels = packed_size(codebook.time, codebook.channels) + buffer_size(rows, x.channels) + 4 * rows +
                       codebook.time + 1};
 }
 
@@ -216,7 +216,8 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   float* packed = a.scratch.data;
   float* buffer = packed + packed_size(codes, dim);
   float* distances = buffer + buffer_size(rows, dim);
-  int32_t* chosen = reinterpret_cast<int32_t*>(distances + rows);
+  float* half_energies = distances + rows;
+  int32_t* chosen = reinterpret_cast<int32_t*>(half_energies + rows);
   int32_t* order = chosen + rows;
   int32_t* first = order + rows;
   // Lloyd's algorithm: assign each row to its nearest code, replace each code by the mean of its rows, and give empty
@@ -228,16 +229,17 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
     sort_by_code(chosen, 1, rows, codes, first, order, [](int64_t) { return true; });
   };
   draw_rows(a, order);
-  for (int i = 0; i < a.iterations; ++i) {
-    assign();
-    // Half distances omit |x|^2 / 2, which matters between rows.
+  // Half distances omit |x|^2 / 2, which matters between rows.
+  if (a.iterations > 0)
     parallel_ranges(ctx, rows, 256, [&](int64_t begin, int64_t end) {
       for (int64_t r = begin; r < end; ++r) {
         float energy = 0;
         for (int64_t d = 0; d < dim; ++d) energy += a.x[r * dim + d] * a.x[r * dim + d];
-        distances[r] += 0.5f * energy;
+        half_energies[r] = 0.5f * energy;
       }
     });
+  for (int i = 0; i < a.iterations; ++i) {
+    assign();
     parallel_parts(ctx, slices, [&](int64_t slice) {
       for (int64_t k = codes * slice / slices; k < codes * (slice + 1) / slices; ++k) {
         const int32_t n = first[k + 1] - first[k];
@@ -248,10 +250,14 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
         for (int64_t d = 0; d < dim; ++d) code[d] /= static_cast<float>(n);
       }
     });
+    bool complete = false;
     for (int64_t k = 0; k < codes; ++k) {
       // Sequential, in the order of codes: a row that one empty code took is at distance 0 and is not taken again. The
       // loop ends when no row is away from its code (or the distance is NaN); further empty codes stay as they are.
       if (first[k + 1] > first[k]) continue;
+      // Only here rows are compared with each other, so only now their distances are completed.
+      for (int64_t r = 0; !complete && r < rows; ++r) distances[r] += half_energies[r];
+      complete = true;
       const int64_t row = std::max_element(distances, distances + rows) - distances;
       if (!(distances[row] > 0)) break;
       distances[row] = 0;

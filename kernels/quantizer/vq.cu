@@ -1,6 +1,5 @@
 #include "nacre/ops/vq.h"
 
-#include "nacre/random.h"
 #include "quantizer/vq_products.cuh"
 
 namespace nacre::cuda {
@@ -143,8 +142,10 @@ bool tile_kernel_supports(const DeviceLimits& d, int64_t dim) {
 constexpr int64_t many_rows = 32768;  ///< with fewer, blocks of 1024 rows leave multiprocessors idle
 constexpr int64_t many_codes = 256;   ///< with fewer, reading the rows takes about as long as their sums
 
+}  // namespace
+
 /// All kernels do the same operations in the same order per row and code, so the choice does not change a bit.
-void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,
+void nearest_codes(Context& ctx, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,
              VqMetric metric, VqMethod method, float* products, int32_t* out, float* half_distances) {
   const bool use_products = method == VqMethod::by_shape && rows >= many_rows && codes >= many_codes;
   if (dim <= max_products_dim && (use_products || method == VqMethod::products)) {
@@ -168,6 +169,8 @@ void nearest(Context& ctx, const float* x, int64_t rows, int64_t dim, const floa
     launch(ctx, {.name = "vq_nearest", .grid = blocks_for(rows, warps), .block = threads}, vq_nearest_kernel, x, rows,
            dim, prepared, codes, metric, out, half_distances);
 }
+
+namespace {
 
 // ---- gather
 
@@ -193,197 +196,6 @@ __global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t 
   }
 }
 
-// ---- sums of the rows of each code
-
-constexpr int chunk = 128;  ///< channels that a warp adds at a time: four per lane
-
-/// sum[j] = sum of channel d0 + lane + 32 j over the rows of `code`, in double and in row order. Returns how many
-/// rows there are.
-__device__ __forceinline__ int64_t sum_rows(const float* x, int64_t rows, int64_t dim, int64_t d0, const int32_t* codes,
-                                            int32_t code, double (&sum)[4]) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-  for (int j = 0; j < 4; ++j) sum[j] = 0;
-  return for_rows_of_code(codes, rows, code, [&](int64_t row) {
-    const float* from = x + row * dim + d0 + lane;
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (d0 + lane + 32 * j < dim) sum[j] += static_cast<double>(from[32 * j]);
-  });
-}
-
-// ---- exponential moving averages
-
-/// nonfinite = 1 if a valid row of the first stage is not finite.
-__global__ void __launch_bounds__(threads)
-    vq_finite_kernel(const float* x, int64_t rows, int64_t dim, RowMask mask, int32_t* nonfinite) {
-  bool found = false;
-  for (int64_t i = grid_thread(); i < rows * dim; i += grid_threads())
-    // NaN and infinities have all bits of the exponent set.
-    if ((__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u && mask.valid(i / dim)) found = true;
-  if (found) atomicOr(nonfinite, 1);
-}
-
-/// A warp per stage and code: it reads the codes of all rows and adds the rows that chose its code.
-__global__ void __launch_bounds__(threads)
-    vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim, RowMask mask, const int32_t* by_stage,
-                  const int32_t* nonfinite) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32, s = blockIdx.y;
-  if (k >= codes || *nonfinite != 0) return;
-  // A batch that is not finite, or has no valid row, changes nothing. Both conditions are the same for all lanes of a
-  // warp, which the warp sums below need.
-  const int64_t valid = mask.valid_rows();
-  if (valid == 0) return;
-  const float* x = a.x.data + s * rows * dim;
-  float* code = a.codebooks.data + (s * codes + k) * dim;
-  float* sums = a.sums.data + (s * codes + k) * dim;
-  const float old = a.counts.data[s * codes + k], rest = 1 - a.decay;
-  // All lanes have read the old count before lane 0 writes the new one.
-  __syncwarp();
-  for (int64_t d0 = 0; d0 < dim; d0 += chunk) {
-    double sum[4];
-    const int64_t n = sum_rows(x, rows, dim, d0, by_stage + s * rows, static_cast<int32_t>(k), sum);
-    // Each product is rounded separately, as on the CPU, so that the same codes are dead on every device.
-    float count = __fadd_rn(__fmul_rn(a.decay, old), __fmul_rn(rest, static_cast<float>(n)));
-    const float scale = 1 / (count + a.eps);
-    const bool dead = count < a.dead_below;
-    const float* row = nullptr;
-    if (dead) {
-      // As on the CPU: the draw is numbered by step and code. All lanes compute the same row.
-      const Philox draw{a.seed, static_cast<uint64_t>(s)};
-      const uint64_t counter =
-          static_cast<uint64_t>(a.step.data[0]) * static_cast<uint64_t>(codes) + static_cast<uint64_t>(k);
-      row = x + mask.row_of_valid(static_cast<int64_t>(draw.below(counter, static_cast<uint64_t>(valid)))) * dim;
-      count = 1;
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int64_t d = d0 + lane + 32 * j;
-      if (d >= dim) continue;
-      const float blended = __fadd_rn(__fmul_rn(a.decay, sums[d]), __fmul_rn(rest, static_cast<float>(sum[j])));
-      sums[d] = dead ? row[d] : blended;
-      code[d] = dead ? row[d] : __fmul_rn(blended, scale);
-    }
-    if (lane == 0) a.counts.data[s * codes + k] = count;
-  }
-}
-
-// ---- k-means
-
-constexpr int wide_threads = 1024;
-constexpr float jitter = 1e-3f;
-
-/// One block: the order in which rows start the codes, and the amplitude of the jitter.
-__global__ void __launch_bounds__(wide_threads)
-    vq_kmeans_draw_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, int32_t* order, float* amplitude) {
-  NACRE_SHARED(double, buffer, wide_threads / 32);
-  for (int64_t r = threadIdx.x; r < rows; r += wide_threads) order[r] = static_cast<int32_t>(r);
-  double energy = 0;
-  if (codes > rows)
-    for (int64_t i = threadIdx.x; i < rows * dim; i += wide_threads) {
-      const double v = static_cast<double>(a.x.data[i]);
-      energy += v * v;
-    }
-  energy = block_sum<wide_threads>(energy, buffer);
-  if (threadIdx.x != 0) return;
-  // A Fisher-Yates shuffle is sequential. It runs once per training, so one thread suffices.
-  *amplitude = static_cast<float>(static_cast<double>(jitter) * sqrt(energy / static_cast<double>(rows * dim)));
-  const Philox draw{a.seed, 0};
-  for (int64_t k = 0; k < (rows < codes ? rows : codes); ++k) {
-    const int64_t other =
-        k + static_cast<int64_t>(draw.below(static_cast<uint64_t>(k), static_cast<uint64_t>(rows - k)));
-    const int32_t previous = order[k];
-    order[k] = order[other];
-    order[other] = previous;
-  }
-}
-
-/// A thread per element: code k starts as row order[k]; repetitions beyond the rows get noise.
-__global__ void __launch_bounds__(threads) vq_kmeans_start_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes,
-                                                                  const int32_t* order, const float* amplitude) {
-  const Philox noise{a.seed, 1};
-  for (int64_t i = grid_thread(); i < codes * dim; i += grid_threads()) {
-    const int64_t k = i / dim;
-    const float from = a.x.data[order[k % rows] * dim + i % dim];
-    a.codebook.data[i] = k < rows ? from
-                                  : from + static_cast<float>(static_cast<double>(*amplitude) *
-                                                              (2 * noise.uniform(static_cast<uint64_t>(i)) - 1));
-  }
-}
-
-/// Adds |x|^2 / 2, which half distances omit and which matters between rows.
-__global__ void __launch_bounds__(threads)
-    vq_kmeans_distance_kernel(const float* x, int64_t rows, int64_t dim, float* distances) {
-  for (int64_t r = grid_thread(); r < rows; r += grid_threads()) {
-    float energy = 0;
-    for (int64_t d = 0; d < dim; ++d) energy = add_square(energy, x[r * dim + d]);
-    distances[r] = __fadd_rn(distances[r], 0.5f * energy);
-  }
-}
-
-/// A warp per code: its mean, and how many rows it has. `codebook` may be null.
-__global__ void __launch_bounds__(threads)
-    vq_kmeans_mean_kernel(const float* x, int64_t rows, int64_t dim, int64_t codes, const int32_t* chosen,
-                          float* codebook, int32_t* counts, float* float_counts) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t k = int64_t{blockIdx.x} * warps + threadIdx.x / 32;
-  if (k >= codes) return;
-  int64_t n = 0;
-  // Only the count is asked for.
-  if (codebook == nullptr) n = for_rows_of_code(chosen, rows, static_cast<int32_t>(k), [](int64_t) {});
-  for (int64_t d0 = 0; codebook != nullptr && d0 < dim; d0 += chunk) {
-    double sum[4];
-    n = sum_rows(x, rows, dim, d0, chosen, static_cast<int32_t>(k), sum);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int64_t d = d0 + lane + 32 * j;
-      if (d < dim && n > 0) codebook[k * dim + d] = static_cast<float>(sum[j]) / static_cast<float>(n);
-    }
-  }
-  if (lane != 0) return;
-  if (counts != nullptr) counts[k] = static_cast<int32_t>(n);
-  if (float_counts != nullptr) float_counts[k] = static_cast<float>(n);
-}
-
-/// One block: each empty code in turn takes the row that is farthest from its centre, the lowest row among equals.
-__global__ void __launch_bounds__(wide_threads)
-    vq_kmeans_empty_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, const int32_t* counts,
-                           float* distances) {
-  NACRE_SHARED(float, values, wide_threads / 32);
-  NACRE_SHARED(int32_t, indices, wide_threads / 32);
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  for (int64_t k = 0; k < codes; ++k) {
-    if (counts[k] > 0) continue;
-    // Every thread starts with row 0, so that ties go to the lowest row whatever threads find.
-    float farthest = distances[0];
-    int32_t index = 0;
-    for (int64_t r = threadIdx.x; r < rows; r += wide_threads)
-      if (distances[r] > farthest) farthest = distances[r], index = static_cast<int32_t>(r);
-    const auto update = [&](float v, int32_t i) {
-      if (v > farthest || (v == farthest && i < index)) farthest = v, index = i;
-    };
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-      const float v = __shfl_xor_sync(full_warp, farthest, lanes);
-      const int32_t i = __shfl_xor_sync(full_warp, index, lanes);
-      update(v, i);
-    }
-    // Reduction over the block: lanes by shuffles, warps through shared memory; each thread then reduces the 32
-    // candidates itself.
-    if (lane == 0) values[warp] = farthest, indices[warp] = index;
-    __syncthreads();
-    farthest = values[0], index = indices[0];
-    for (int w = 1; w < wide_threads / 32; ++w) update(values[w], indices[w]);
-    __syncthreads();
-    // All threads have the same `farthest`, so all break together. The barrier above ends the reads of `values`; the
-    // one at the end publishes the zero distance before the next search.
-    if (!(farthest > 0)) break;
-    if (threadIdx.x == 0) distances[index] = 0;
-    for (int64_t d = threadIdx.x; d < dim; d += wide_threads) a.codebook.data[k * dim + d] = a.x.data[index * dim + d];
-    __syncthreads();
-  }
-}
-
 }  // namespace
 
 Shape vq_nearest_scratch(Shape, Shape codebook) {
@@ -396,7 +208,7 @@ void vq_nearest(Context& ctx, const VqNearest& a) {
   if (rows == 0) return;
   float* prepared = aligned_scratch(a.scratch.data);
   prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
-  nearest(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.method, prepared + prepared_size(codes, dim),
+  nearest_codes(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.method, prepared + prepared_size(codes, dim),
           a.codes.data, nullptr);
 }
 
@@ -419,66 +231,6 @@ void vq_gather(Context& ctx, const VqGather& a) {
   else
     launch(ctx, {.name = "vq_gather", .grid = blocks_for(rows * dim, threads, 1 << 16), .block = threads},
            vq_gather_kernel<1>, a, rows, dim, codes);
-}
-
-void vq_ema(Context& ctx, const VqEma& a) {
-  const int64_t stages = a.codebooks.shape.batch, codes = a.codebooks.shape.time, dim = a.codebooks.shape.channels;
-  const int64_t rows = a.x.shape.time;
-  if (rows == 0) return;
-  const RowMask mask{a.frames.data, nullptr, rows / a.batch, a.batch};
-  // Scratch: one flag, then the codes by stage.
-  int32_t* nonfinite = reinterpret_cast<int32_t*>(a.scratch.data);
-  int32_t* by_stage = nonfinite + 1;
-  runtime(ctx).zero(nonfinite, sizeof *nonfinite);
-  launch(ctx, {.name = "vq_finite", .grid = blocks_for(rows * dim, threads * 8), .block = threads}, vq_finite_kernel,
-         a.x.data, rows, dim, mask, nonfinite);
-  transpose_codes(ctx, a.codes.data, rows, stages, codes, mask, by_stage);
-  launch(ctx,
-         {.name = "vq_ema", .grid = {blocks_for(codes, warps), static_cast<unsigned>(stages), 1}, .block = threads},
-         vq_ema_kernel, a, rows, codes, dim, mask, by_stage, nonfinite);
-}
-
-Shape vq_kmeans_scratch(Shape x, Shape codebook) {
-  return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) +
-                      products_size(codebook.time, codebook.channels) + 3 * x.rows() + codebook.time + 1};
-}
-
-void vq_kmeans(Context& ctx, const VqKmeans& a) {
-  const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
-  float* prepared = aligned_scratch(a.scratch.data);
-  float* products = prepared + prepared_size(codes, dim);
-  // Scratch: the prepared codebook, the work space of the products; then per row a distance, a code and a place in the
-  // order; the amplitude of the noise; the number of rows of each code.
-  float* distances = products + products_size(codes, dim);
-  float* amplitude = distances + rows;
-  int32_t* chosen = reinterpret_cast<int32_t*>(amplitude + 1);
-  int32_t* order = chosen + rows;
-  int32_t* counts = order + rows;
-  // The same steps as on the CPU, without a copy to the host: the number of launches depends on the iterations alone.
-  const auto assign = [&] {
-    prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, prepared);
-    nearest(ctx, a.x.data, rows, dim, prepared, codes, VqMetric::euclidean, VqMethod::by_shape, products, chosen,
-            distances);
-  };
-  const auto means = [&](float* codebook, float* float_counts) {
-    launch(ctx, {.name = "vq_kmeans_mean", .grid = blocks_for(codes, warps), .block = threads}, vq_kmeans_mean_kernel,
-           a.x.data, rows, dim, codes, chosen, codebook, counts, float_counts);
-  };
-  launch(ctx, {.name = "vq_kmeans_draw", .block = wide_threads}, vq_kmeans_draw_kernel, a, rows, dim, codes, order,
-         amplitude);
-  launch(ctx, {.name = "vq_kmeans_start", .grid = blocks_for(codes * dim, threads), .block = threads},
-         vq_kmeans_start_kernel, a, rows, dim, codes, order, amplitude);
-  for (int i = 0; i < a.iterations; ++i) {
-    assign();
-    launch(ctx, {.name = "vq_kmeans_distance", .grid = blocks_for(rows, threads), .block = threads},
-           vq_kmeans_distance_kernel, a.x.data, rows, dim, distances);
-    means(a.codebook.data, nullptr);
-    launch(ctx, {.name = "vq_kmeans_empty", .block = wide_threads}, vq_kmeans_empty_kernel, a, rows, dim, codes, counts,
-           distances);
-  }
-  if (!a.counts) return;
-  assign();
-  means(nullptr, a.counts.data);
 }
 
 }  // namespace nacre::cuda

@@ -41,6 +41,9 @@ __device__ __forceinline__ float norm_bound(float square) {
   return __fsqrt_rn(square) * 1.0001f + smallest;
 }
 
+/// The nearest codes of rows, by the kernel that `method` or the shape says. `products`: as nearest_by_products().
+void nearest_codes(Context&, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes, VqMetric,
+                   VqMethod, float* products, int32_t* out, float* half_distances);
 /// Writes `products` of a codebook that prepare_codebooks has prepared.
 void prepare_products(Context&, const float* prepared, int64_t codes, int64_t dim, float* products);
 /// As the other kernels of vq.cu, but rows with too many near codes, or without an error bound, get code -1. `products`

@@ -56,11 +56,8 @@ __global__ void __launch_bounds__(threads)
 
 __global__ void __launch_bounds__(threads) vq_codes_kernel(const int32_t* codes, int64_t rows, int64_t stages,
                                                            int64_t code_count, RowMask mask, int32_t* by_stage) {
-  for (int64_t i = grid_thread(); i < rows * stages; i += grid_threads()) {
-    const int64_t row = i / stages, stage = i % stages;
-    const bool included = mask.valid(row) && mask.used(row, stage);
-    by_stage[stage * rows + row] = included ? static_cast<int32_t>(clamp_code(codes[i], code_count)) : -1;
-  }
+  for (int64_t i = grid_thread(); i < rows * stages; i += grid_threads())
+    transpose_code(codes, i, rows, stages, code_count, mask, by_stage);
 }
 
 }  // namespace

@@ -239,30 +239,14 @@ struct RowMask {
   }
 };
 
-/// Calls add(row) for every row whose code is `code`, in row order, and returns how many there are. All lanes of the
-/// warp run it together. `codes` are those of one stage, one per row; negative for rows that do not count.
-template <class Add>
-__device__ __forceinline__ int64_t for_rows_of_code(const int32_t* codes, int64_t rows, int32_t code, Add&& add) {
-  constexpr int batch = 4;  // loads in flight at once
-  int64_t found = 0;
-  for (int64_t first = 0; first < rows; first += 32 * batch) {
-    int32_t row_codes[batch];
-#pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      const int64_t row = first + 32 * j + threadIdx.x % 32;
-      row_codes[j] = row < rows ? codes[row] : -1;
-    }
-#pragma unroll
-    for (int j = 0; j < batch; ++j) {
-      unsigned matches = __ballot_sync(full_warp, row_codes[j] == code);
-      found += __popc(matches);
-      for (; matches != 0; matches &= matches - 1) add(first + 32 * j + __ffs(static_cast<int>(matches)) - 1);
-    }
-  }
-  return found;
+/// by_stage [stages][rows] of element i of codes [rows][stages], as transpose_codes().
+__device__ __forceinline__ void transpose_code(const int32_t* codes, int64_t i, int64_t rows, int64_t stages,
+                                               int64_t code_count, const RowMask& mask, int32_t* by_stage) {
+  const int64_t row = i / stages, stage = i % stages;
+  const bool included = mask.valid(row) && mask.used(row, stage);
+  by_stage[stage * rows + row] = included ? static_cast<int32_t>(clamp_code(codes[i], code_count)) : -1;
 }
-
-/// A stage of by_stage is what for_rows_of_code reads: contiguous, with the masks applied once instead of by every
+/// A stage of by_stage is what RowsOfCodes reads: contiguous, with the masks applied once instead of by every
 /// code.
 /// by_stage [stages][rows] = codes [rows][stages], clamped to [0, code_count); -1 where RowMask excludes row or stage.
 void transpose_codes(Context&, const int32_t* codes, int64_t rows, int64_t stages, int64_t code_count, RowMask,

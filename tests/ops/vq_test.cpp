@@ -482,6 +482,49 @@ TEST_CASE("vq_ema follows its double reference", "[vq]") {
       ema_case(device, 1, 5, 1, 3, 200, padded);     // one frame per item, wider than a chunk of the sum
       ema_case(device, 12, 1, 20, 7, 1, padded);     // fewer codes than slices
       ema_case(device, 2, 16, 100, 32, 16, padded);  // a batch
+      ema_case(device, 1, 3, 3000, 9, 2, padded);    // more rows than a CUDA block reads at once, and a second block
+      ema_case(device, 2, 1, 4097, 1, 1, padded);    // all rows have one code
+    }
+}
+
+TEST_CASE("vq_ema changes nothing if a valid row of the first stage is not finite", "[vq]") {
+  const int64_t batch = 2, time = 700, rows = batch * time, dim = 5;
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (Device device : devices())
+    // Row 1299 is the last valid one. The first stage alone is checked.
+    for (const auto& [stage, row, channel, value, changes] : std::vector<std::tuple<int, int64_t, int64_t, float, bool>>{
+             {0, 0, 0, std::nanf(""), false},
+             {0, 1299, 4, -infinity, false},
+             {0, 650, 2, infinity, false},
+             {0, 699, 4, infinity, true},
+             {0, 1300, 0, std::nanf(""), true}}) {
+      Case c("vq_ema not finite", device, {});
+      auto& x = c.random("x", {2, rows, 1, dim}, -1, 1);
+      auto& book = c.random("codebooks", {2, 8, 1, dim}, -1, 1);
+      auto &counts = c.random("counts", {2, 1, 1, 8}, 1, 2), &sums = c.random("sums", {2, 8, 1, dim}, -1, 1);
+      auto &codes = c.integers<int32_t>("codes", {batch, time, 1, 2}, 0, 7), &step = c.zeros<int32_t>("step", {});
+      auto& frames = c.values<int32_t>("frames", {1, 1, 1, batch}, {row == 650 ? 651 : 650, 600});
+      std::vector<float> spoilt = x.before();
+      spoilt[static_cast<size_t>((stage * rows + row) * dim + channel)] = value;
+      x.write(spoilt);
+      vq_ema(c.ctx, {.x = x,
+                     .codes = codes,
+                     .frames = frames,
+                     .batch = batch,
+                     .codebooks = book,
+                     .counts = counts,
+                     .sums = sums,
+                     .step = step,
+                     .scratch = c.scratch(vq_ema_scratch(c.ctx, x.shape(), book.shape()))});
+      INFO("row " << row);
+      if (changes) {
+        CHECK(counts.read() != counts.before());
+        for (float v : book.read()) CHECK(std::isfinite(v));
+      } else {
+        c.expect_equal<float>(book, book.before());
+        c.expect_equal<float>(counts, counts.before());
+        c.expect_equal<float>(sums, sums.before());
+      }
     }
 }
 
@@ -565,6 +608,60 @@ TEST_CASE("vq_kmeans uses its codes and lowers the distance", "[vq]") {
     CHECK(errors[1] < errors[0]);
     CHECK(errors[2] < errors[1]);
   }
+}
+
+namespace {
+
+// An iteration from `start`. With small integers every distance is exact, so ties are exact ties.
+void lloyd(const std::vector<float>& x, int64_t dim, std::vector<float>& start) {
+  const size_t width = static_cast<size_t>(dim), rows = x.size() / width, codes = start.size() / width;
+  std::vector<double> distances(rows), sums(start.size());
+  std::vector<int64_t> counts(codes);
+  for (size_t r = 0; r < rows; ++r) {
+    size_t best = 0;
+    for (size_t k = 0; k < codes; ++k) {
+      double distance = 0;
+      for (size_t d = 0; d < width; ++d)
+        distance += std::pow(static_cast<double>(x[r * width + d]) - static_cast<double>(start[k * width + d]), 2);
+      if (k == 0 || distance < distances[r]) distances[r] = distance, best = k;
+    }
+    ++counts[best];
+    for (size_t d = 0; d < width; ++d) sums[best * width + d] += static_cast<double>(x[r * width + d]);
+  }
+  for (size_t k = 0; k < codes; ++k)
+    for (size_t d = 0; d < width && counts[k] > 0; ++d)
+      start[k * width + d] = static_cast<float>(sums[k * width + d]) / static_cast<float>(counts[k]);
+  for (size_t k = 0; k < codes; ++k) {
+    if (counts[k] > 0) continue;
+    const auto farthest = std::max_element(distances.begin(), distances.end());
+    if (*farthest <= 0) return;
+    *farthest = 0;
+    const auto row = x.begin() + (farthest - distances.begin()) * dim;
+    std::copy(row, row + dim, start.begin() + static_cast<int64_t>(k) * dim);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("an iteration of vq_kmeans is that of its reference, bit for bit", "[vq]") {
+  struct Size {
+    int64_t rows, codes, dim;
+    int most;  // coordinates are 0 to `most`
+  };
+  for (Device device : devices())
+    // Few different rows leave codes empty, and several rows are equally far. The last case has none.
+    for (const Size& n : {Size{60, 20, 2, 3}, {5000, 40, 3, 2}, {300, 33, 1, 50}, {9000, 7, 2, 9}, {200, 9, 140, 1}}) {
+      const Shape shape{1, n.rows, 1, n.dim}, books{1, n.codes, 1, n.dim};
+      Case c("vq_kmeans iteration", device, shape);
+      auto& x = c.integers("x", shape, 0, n.most);
+      auto &start = c.output("start", books), &book = c.output("codebook", books);
+      const View<float> scratch = c.scratch(vq_kmeans_scratch(c.ctx, shape, books));
+      vq_kmeans(c.ctx, {.x = x, .codebook = start, .scratch = scratch, .iterations = 0, .seed = 4});
+      vq_kmeans(c.ctx, {.x = x, .codebook = book, .scratch = scratch, .iterations = 1, .seed = 4});
+      std::vector<float> expected = start.read();
+      lloyd(x.before(), n.dim, expected);
+      c.expect_equal<float>(book, expected);
+    }
 }
 
 TEST_CASE("vq_kmeans with fewer rows than codes, with one row, with silence", "[vq]") {
