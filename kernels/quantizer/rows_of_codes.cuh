@@ -18,8 +18,8 @@ namespace nacre::cuda {
 class RowsOfCodes {
  public:
   static constexpr int warps = 8, threads = warps * 32;
-  /// Shared memory of a block. An entry is a row's place among 4096, 12 bits, and above it which of the block's codes the
-  /// row has.
+  /// Shared memory of a block. An entry is a row's place among 4096, 12 bits, and above it which of the block's codes
+  /// the row has.
   static constexpr int loads = 16, list_size = loads * 32, rows_at_once = warps * list_size;
   struct Shared {
     uint16_t lists[rows_at_once];
@@ -31,8 +31,8 @@ class RowsOfCodes {
   __device__ RowsOfCodes(const int32_t* codes, int64_t rows, int64_t first_code, Shared& shared)
       : codes_(codes), rows_(rows), first_code_(static_cast<int32_t>(first_code)), shared_(shared) {}
 
-  /// For each row of the warp's code, in the order of rows: load(row, v) fills v, then add(v) takes it. Returns how many
-  /// rows there are. All threads of the block call it together, also those of warps beyond the last code.
+  /// For each row of the warp's code, in the order of rows: load(row, v) fills v, then add(v) takes it. Returns how
+  /// many rows there are. All threads of the block call it together, also those of warps beyond the last code.
   template <class Values, class Load, class Add>
   __device__ __forceinline__ int64_t for_each(Load&& load, Add&& add) const {
     int64_t found = 0;

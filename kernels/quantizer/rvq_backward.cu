@@ -1,11 +1,11 @@
-#include "runtime/partials.cuh"
 #include "quantizer/rows_of_codes.cuh"
 #include "quantizer/rvq_factorised.cuh"
+#include "runtime/partials.cuh"
 
 namespace nacre::cuda {
 namespace {
 
-constexpr int threads = 256, warps = threads / 32;
+constexpr int threads = RowsOfCodes::threads, warps = RowsOfCodes::warps;
 
 // ---- latent codes
 

@@ -146,7 +146,7 @@ constexpr int64_t many_codes = 256;   ///< with fewer, reading the rows takes ab
 
 /// All kernels do the same operations in the same order per row and code, so the choice does not change a bit.
 void nearest_codes(Context& ctx, const float* x, int64_t rows, int64_t dim, const float* prepared, int64_t codes,
-             VqMetric metric, VqMethod method, float* products, int32_t* out, float* half_distances) {
+                   VqMetric metric, VqMethod method, float* products, int32_t* out, float* half_distances) {
   const bool use_products = method == VqMethod::by_shape && rows >= many_rows && codes >= many_codes;
   if (dim <= max_products_dim && (use_products || method == VqMethod::products)) {
     nearest_by_products(ctx, x, rows, dim, prepared, codes, metric, products, out, half_distances);
@@ -209,7 +209,7 @@ void vq_nearest(Context& ctx, const VqNearest& a) {
   float* prepared = aligned_scratch(a.scratch.data);
   prepare_codebooks(ctx, a.codebook.data, 1, codes, dim, a.metric, prepared);
   nearest_codes(ctx, a.x.data, rows, dim, prepared, codes, a.metric, a.method, prepared + prepared_size(codes, dim),
-          a.codes.data, nullptr);
+                a.codes.data, nullptr);
 }
 
 /// For tests: the codes found by tensor cores, -1 for rows that they leave to the sums. Half distances if not null.

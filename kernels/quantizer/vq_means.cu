@@ -38,8 +38,8 @@ __device__ __forceinline__ int64_t sum_rows(const RowsOfCodes& rows, const float
 
 // ---- exponential moving averages
 
-/// Blocks before `checks` look for numbers that are not finite in valid rows of the first stage: nonfinite[block] = 1 if
-/// there is one. The others transpose the codes.
+/// Blocks before `checks` look for numbers that are not finite in valid rows of the first stage: nonfinite[block] = 1
+/// if there is one. The others transpose the codes.
 __global__ void __launch_bounds__(threads)
     vq_ema_prepare_kernel(VqEma a, int64_t rows, int64_t stages, int64_t codes, int64_t dim, RowMask mask,
                           unsigned checks, int32_t* nonfinite, int32_t* by_stage) {
@@ -196,8 +196,8 @@ __global__ void __launch_bounds__(threads)
   NACRE_SHARED(RowsOfCodes::Shared, shared, 1);
   struct Nothing {};
   const int64_t first = int64_t{blockIdx.x} * warps, k = first + threadIdx.x / 32;
-  const int64_t n = RowsOfCodes(chosen, rows, first, *shared)
-                        .for_each<Nothing>([](int64_t, Nothing&) {}, [](const Nothing&) {});
+  const int64_t n =
+      RowsOfCodes(chosen, rows, first, *shared).for_each<Nothing>([](int64_t, Nothing&) {}, [](const Nothing&) {});
   if (k < codes && threadIdx.x % 32 == 0) counts[k] = static_cast<float>(n);
 }
 
@@ -268,8 +268,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
   int32_t* nonfinite = by_stage + stages * rows;
   const unsigned checks = std::min(blocks_for(rows * dim, threads * 4, 256),
                                    static_cast<unsigned>(std::min<int64_t>(stages * (codes + 1), 256)));
-  launch(ctx,
-         {.name = "vq_ema_prepare", .grid = checks + blocks_for(rows * stages, threads, 4096), .block = threads},
+  launch(ctx, {.name = "vq_ema_prepare", .grid = checks + blocks_for(rows * stages, threads, 4096), .block = threads},
          vq_ema_prepare_kernel, a, rows, stages, codes, dim, mask, checks, nonfinite, by_stage);
   launch(ctx,
          {.name = "vq_ema", .grid = {blocks_for(codes, warps), static_cast<unsigned>(stages), 1}, .block = threads},
@@ -285,8 +284,8 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   float* prepared = aligned_scratch(a.scratch.data);
   float* products = prepared + prepared_size(codes, dim);
-  // Scratch: the prepared codebook, the work space of the products; then per row a distance, half its energy, a code and
-  // a place in the order; the amplitude of the noise; the number of rows of each code.
+  // Scratch: the prepared codebook, the work space of the products; then per row a distance, half its energy, a code
+  // and a place in the order; the amplitude of the noise; the number of rows of each code.
   float* distances = products + products_size(codes, dim);
   float* half_energies = distances + rows;
   float* amplitude = half_energies + rows;

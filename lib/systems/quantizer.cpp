@@ -89,7 +89,7 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update) {
   }
   if (update)
     c.input_gradient +=
-        {.floats = 2 * rows * stages * dim, .bytes = 3 * book + kept + 4 * rows * dim + 3 * indices, .launches = 3};
+        {.floats = 2 * rows * stages * dim, .bytes = 3 * book + kept + 4 * rows * dim + 3 * indices, .launches = 2};
   return c;
 }
 

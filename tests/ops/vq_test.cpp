@@ -492,12 +492,12 @@ TEST_CASE("vq_ema changes nothing if a valid row of the first stage is not finit
   const float infinity = std::numeric_limits<float>::infinity();
   for (Device device : devices())
     // Row 1299 is the last valid one. The first stage alone is checked.
-    for (const auto& [stage, row, channel, value, changes] : std::vector<std::tuple<int, int64_t, int64_t, float, bool>>{
-             {0, 0, 0, std::nanf(""), false},
-             {0, 1299, 4, -infinity, false},
-             {0, 650, 2, infinity, false},
-             {0, 699, 4, infinity, true},
-             {0, 1300, 0, std::nanf(""), true}}) {
+    for (const auto& [stage, row, channel, value, changes] :
+         std::vector<std::tuple<int, int64_t, int64_t, float, bool>>{{0, 0, 0, std::nanf(""), false},
+                                                                     {0, 1299, 4, -infinity, false},
+                                                                     {0, 650, 2, infinity, false},
+                                                                     {0, 699, 4, infinity, true},
+                                                                     {0, 1300, 0, std::nanf(""), true}}) {
       Case c("vq_ema not finite", device, {});
       auto& x = c.random("x", {2, rows, 1, dim}, -1, 1);
       auto& book = c.random("codebooks", {2, 8, 1, dim}, -1, 1);
