@@ -38,7 +38,7 @@ __device__ __forceinline__ int64_t sum_rows(const RowsOfCodes& rows, const float
 
 // ---- exponential moving averages
 
-/// Blocks before `checks` look for numbers that are not finite in valid rows of the first stage: nonfinite[block] = 1
+/// The first `checks` blocks look for numbers that are not finite in valid rows of the first stage: nonfinite[block] = 1
 /// if there is one. The others transpose the codes.
 __global__ void __launch_bounds__(threads)
     vq_ema_prepare_kernel(VqEma a, int64_t rows, int64_t stages, int64_t codes, int64_t dim, RowMask mask,
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(threads)
 
 /// A warp per stage and code: it adds the rows that chose its code. A batch that is not finite, or has no valid row,
 /// changes nothing.
-__global__ void __launch_bounds__(threads)
+__global__ void __launch_bounds__(threads, 2)
     vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim, RowMask mask, const int32_t* by_stage,
                   unsigned checks, const int32_t* nonfinite) {
   NACRE_SHARED(RowsOfCodes::Shared, shared, 1);
@@ -201,7 +201,6 @@ __global__ void __launch_bounds__(threads)
   if (k < codes && threadIdx.x % 32 == 0) counts[k] = static_cast<float>(n);
 }
 
-/// The row that is farthest from its centre, the lowest among equals; in all threads of the block.
 struct Farthest {
   float distance;
   int32_t row;
@@ -209,6 +208,7 @@ struct Farthest {
     if (d > distance || (d == distance && r < row)) distance = d, row = r;
   }
 };
+/// The row that is farthest from its centre, the lowest among equals; in all threads of the block.
 __device__ __forceinline__ Farthest farthest_row(const float* distances, int64_t rows, Farthest* of_warps) {
   // Every thread starts with row 0, so that ties go to the lowest row whatever threads find.
   Farthest best{distances[0], 0};
@@ -262,8 +262,8 @@ void vq_ema(Context& ctx, const VqEma& a) {
   const int64_t rows = a.x.shape.time;
   if (rows == 0) return;
   const RowMask mask{a.frames.data, nullptr, rows / a.batch, a.batch};
-  // Scratch: the codes by stage, then a flag per block that checks. The CPU's lists, of which the size is, leave
-  // stages * (codes + 1) numbers for these.
+  // vq_ema_scratch() counts the CPU's lists: stages * (rows + codes + 1). The codes by stage leave stages * (codes + 1)
+  // of it for the flags.
   int32_t* by_stage = reinterpret_cast<int32_t*>(a.scratch.data);
   int32_t* nonfinite = by_stage + stages * rows;
   const unsigned checks = std::min(blocks_for(rows * dim, threads * 4, 256),

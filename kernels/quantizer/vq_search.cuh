@@ -239,16 +239,16 @@ struct RowMask {
   }
 };
 
-/// by_stage [stages][rows] of element i of codes [rows][stages], as transpose_codes().
+/// Writes element i of codes [rows][stages] to by_stage [stages][rows], as transpose_codes().
 __device__ __forceinline__ void transpose_code(const int32_t* codes, int64_t i, int64_t rows, int64_t stages,
                                                int64_t code_count, const RowMask& mask, int32_t* by_stage) {
   const int64_t row = i / stages, stage = i % stages;
   const bool included = mask.valid(row) && mask.used(row, stage);
   by_stage[stage * rows + row] = included ? static_cast<int32_t>(clamp_code(codes[i], code_count)) : -1;
 }
-/// A stage of by_stage is what RowsOfCodes reads: contiguous, with the masks applied once instead of by every
-/// code.
+
 /// by_stage [stages][rows] = codes [rows][stages], clamped to [0, code_count); -1 where RowMask excludes row or stage.
+/// RowsOfCodes reads a stage of it: contiguous, with the masks applied once instead of by every code.
 void transpose_codes(Context&, const int32_t* codes, int64_t rows, int64_t stages, int64_t code_count, RowMask,
                      int32_t* by_stage);
 
