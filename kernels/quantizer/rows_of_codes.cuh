@@ -33,9 +33,9 @@ class RowsOfCodes {
   __device__ RowsOfCodes(const int32_t* codes, int64_t rows, int64_t first_code, Shared& shared)
       : codes_(codes), rows_(rows), first_code_(static_cast<uint32_t>(first_code)), shared_(shared) {}
 
-  /// For each row of the warp's code, in the order of rows: load(row, v) fills v, then add(v) takes it. Up to four loads
-  /// run before the first of their adds. Returns how many rows there are. All threads of the block call it together,
-  /// also those of warps beyond the last code.
+  /// For each row of the warp's code, in the order of rows: load(row, v) fills v, then add(v) takes it. Up to four
+  /// loads run before the first of their adds. Returns how many rows there are. All threads of the block call it
+  /// together, also those of warps beyond the last code.
   template <class Values, class Load, class Add>
   __device__ __forceinline__ int64_t for_each(Load&& load, Add&& add) const {
     int64_t found = 0;

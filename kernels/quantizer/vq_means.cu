@@ -38,8 +38,8 @@ __device__ __forceinline__ int64_t sum_rows(const RowsOfCodes& rows, const float
 
 // ---- exponential moving averages
 
-/// The first `checks` blocks look for numbers that are not finite in valid rows of the first stage: nonfinite[block] = 1
-/// if there is one. The others transpose the codes.
+/// The first `checks` blocks look for numbers that are not finite in valid rows of the first stage: nonfinite[block] is
+/// 1 if there is one. The others transpose the codes.
 __global__ void __launch_bounds__(threads)
     vq_ema_prepare_kernel(VqEma a, int64_t rows, int64_t stages, int64_t codes, int64_t dim, RowMask mask,
                           unsigned checks, int32_t* nonfinite, int32_t* by_stage) {
