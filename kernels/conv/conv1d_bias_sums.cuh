@@ -24,33 +24,36 @@ class ColumnSums {
 #pragma unroll
     for (int i = 0; i < pack_size<T>; ++i) sum_[i] = 0;
   }
-  /// Called in every step: whether this block sums the step's tile. It is the same for all threads.
-  __device__ __forceinline__ bool has_turn(unsigned blocks) {
-    const bool turn = steps_left_ == 0;
-    steps_left_ = turn ? blocks - 1 : steps_left_ - 1;
-    return turn;
-  }
+  /// Called in every step: whether this block sums the step's tile. It is the same for all threads. A block that does
+  /// calls end_turn.
+  __device__ __forceinline__ bool has_turn() { return steps_left_-- == 0; }
+  __device__ __forceinline__ void end_turn(unsigned blocks) { steps_left_ += blocks; }
   __device__ __forceinline__ void add(const unsigned char* pack) {
     const Pack<T> v = load_pack(reinterpret_cast<const T*>(pack));
 #pragma unroll
     for (int i = 0; i < pack_size<T>; ++i) sum_[i] += v.v[i];
   }
-  /// Adds the sums of the `rows` threads of a column, in their order, and calls store(column, sum) for each of the
-  /// block's `columns` columns. All threads of the block take part; none may use `shared` any more. Thread t has pack
-  /// t % (columns / pack_size) of the columns.
-  template <int columns, class Store>
-  __device__ __forceinline__ void finish(float* shared, int threads, const Store& store) const {
-    constexpr int packs = columns / pack_size<T>;
-    const int thread = static_cast<int>(threadIdx.x), rows = threads / packs;
+  /// Leaves the thread's sums in `shared`, which has pack_size floats for each thread of the block.
+  __device__ __forceinline__ void save(float* shared) const {
 #pragma unroll
-    for (int i = 0; i < pack_size<T>; ++i) shared[thread * pack_size<T> + i] = sum_[i];
-    __syncthreads();
-    for (int c = thread; c < columns; c += threads) {
-      float total = shared[c];
-      for (int r = 1; r < rows; ++r) total += shared[r * columns + c];
+    for (int i = 0; i < pack_size<T>; ++i) shared[static_cast<int>(threadIdx.x) * pack_size<T> + i] = sum_[i];
+  }
+  /// After save() by all threads and a barrier: adds the sums of the threads of a column, in their order, and calls
+  /// store(column, sum) for each of the block's `columns` columns. Thread t has pack t % (columns / pack_size) of the
+  /// columns. A column has a multiple of `at_once` threads, whose sums are loaded together.
+  template <int at_once, class Store>
+  static __device__ __forceinline__ void finish(const float* shared, int threads, int columns, const Store& store) {
+    const int sums = threads * pack_size<T>;
+#pragma unroll 1
+    for (int c = static_cast<int>(threadIdx.x); c < columns; c += threads) {
+      float total = 0;  // no sum is -0, so the first one keeps its bits
+#pragma unroll 1
+      for (int at = c; at < sums; at += at_once * columns) {
+#pragma unroll
+        for (int r = 0; r < at_once; ++r) total += shared[at + r * columns];
+      }
       store(c, total);
     }
-    __syncthreads();
   }
 
  private:

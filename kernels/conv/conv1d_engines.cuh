@@ -248,11 +248,29 @@ constexpr int blocks_at_once(Product p, int rows, int columns) {
   return threads > 256 ? 1 : (threads > 128 ? 2 : 3);
 }
 
-/// A kernel's name for each product.
-struct ProductNames {
-  const char *fma, *tf32, *bf16;
-  constexpr const char* of(Product p) const { return p == Product::fma ? fma : p == Product::tf32 ? tf32 : bf16; }
+/// A string literal as a template argument.
+template <size_t size>
+struct Literal {
+  char text[size];
+  consteval Literal(const char (&from)[size]) {
+    for (size_t i = 0; i < size; ++i) text[i] = from[i];
+  }
 };
+template <Literal kernel, Product P>
+struct ProductName {
+  static constexpr size_t length = sizeof(kernel.text) - 1;
+  char text[length + sizeof("_bf16")] = {};
+  consteval ProductName() {
+    const char* const suffix = P == Product::fma ? "_fma" : P == Product::tf32 ? "_tf32" : "_bf16";
+    for (size_t i = 0; i < length; ++i) text[i] = kernel.text[i];
+    for (size_t i = 0; suffix[i] != 0; ++i) text[length + i] = suffix[i];
+  }
+};
+template <Literal kernel, Product P>
+inline constexpr ProductName<kernel, P> product_name_of{};
+/// A kernel's name with its product: product_name<"conv1d_forward", Product::fma> is "conv1d_forward_fma".
+template <Literal kernel, Product P>
+inline constexpr const char* product_name = product_name_of<kernel, P>.text;
 /// Calls f<P>() with the product that multiplies tensors of T in this context.
 template <class T, class F>
 void with_product(const Context& ctx, F&& f) {

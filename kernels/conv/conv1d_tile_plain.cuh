@@ -6,13 +6,13 @@ namespace nacre::cuda::tile {
 
 template <Product P>
 void plain_forward(Context& ctx, const Plain<Element<P>>& p) {
-  constexpr ProductNames names{"conv1d_forward_fma", "conv1d_forward_tf32", "conv1d_forward_bf16"};
-  launch_product<P, Major::k>(ctx, names.of(P), p.s, p.x, p.w, PlainInput<Element<P>>{}, p.output);
+  launch_product<P, Major::k>(ctx, product_name<"conv1d_forward", P>, p.s, p.x, p.w, PlainInput<Element<P>>{},
+                              p.output);
 }
 template <Product P>
 void plain_input_gradient(Context& ctx, const Plain<Element<P>>& p) {
-  constexpr ProductNames names{"conv1d_input_gradient_fma", "conv1d_input_gradient_tf32", "conv1d_input_gradient_bf16"};
-  launch_product<P, Major::mn>(ctx, names.of(P), p.s, p.x, p.w, PlainInput<Element<P>>{}, p.output);
+  launch_product<P, Major::mn>(ctx, product_name<"conv1d_input_gradient", P>, p.s, p.x, p.w, PlainInput<Element<P>>{},
+                               p.output);
 }
 
 }  // namespace nacre::cuda::tile

@@ -179,11 +179,12 @@ struct TapsSteps {
   }
   __device__ __forceinline__ void arrived(int step, int slot) {
     unsigned char* const dy_tile = memory.dy + slot * L::dy_bytes;
-    if (bias.has_turn(gridDim.x)) {
+    if (bias.has_turn()) {
       const unsigned char* at = dy_tile + of_dy.row * L::dy_pitch + of_dy.column * 16;
 #pragma unroll 1
       for (int r = of_dy.row; r < taps_rows; r += of_dy.rows_at_once, at += of_dy.rows_at_once * L::dy_pitch)
         bias.add(at);
+      bias.end_turn(gridDim.x);
     }
     if constexpr (P == Product::tf32) {
       for (int p = thread; p < taps_rows * of_dy.packs; p += threads)
@@ -269,9 +270,14 @@ __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
 
   if (bias_to != nullptr) {
     float* const part = bias_to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
-    steps.bias.template finish<taps_outputs>(reinterpret_cast<float*>(shared), steps.threads, [&](int c, float sum) {
+    float* const columns = reinterpret_cast<float*>(shared);
+    steps.bias.save(columns);
+    __syncthreads();
+    // A warp has packs of at least two rows of dy.
+    steps.bias.template finish<2>(columns, steps.threads, taps_outputs, [&](int c, float sum) {
       if (first_out + c < s.out) part[c] = sum;
     });
+    __syncthreads();
   }
   float* const result = reinterpret_cast<float*>(shared + steps.thread / 32 * L::out_bytes);
   steps.sums.template save<Major::mn, Major::mn>(result, L::out_stride, steps.thread % 32);

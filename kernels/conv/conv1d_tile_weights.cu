@@ -23,17 +23,15 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const conv:
   if (sums_x) bias = {a.scratch.data + choice.bias_of_x_at, true};
   with_product<T>(ctx, [&]<Product P>() {
     if (choice.engine == conv::Engine::taps) {
-      constexpr ProductNames names{"conv1d_weight_gradient_taps_fma", "conv1d_weight_gradient_taps_tf32",
-                                   "conv1d_weight_gradient_taps_bf16"};
       Taps s = choice.taps;
       s.add = a.add_dweight;
-      launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias.to);
+      launch_taps_product<P>(ctx, product_name<"conv1d_weight_gradient_taps", P>, s, a.dy.data, a.x.data, input, to,
+                             bias.to);
     } else {
-      constexpr ProductNames names{"conv1d_weight_gradient_fma", "conv1d_weight_gradient_tf32",
-                                   "conv1d_weight_gradient_bf16"};
       Windows s = choice.windows;
       s.add = a.add_dweight;
-      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to, bias);
+      launch_weight_product<P>(ctx, product_name<"conv1d_weight_gradient", P>, s, choice.block, a.dy.data, a.x.data,
+                               input, to, bias);
     }
   });
   const bool later = static_cast<bool>(a.parts);

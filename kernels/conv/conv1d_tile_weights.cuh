@@ -20,8 +20,10 @@ struct WeightLayout {
                        b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
   static constexpr int a_bytes = depth * a_pitch, b_bytes = depth * b_pitch;
   static constexpr int out_stride = BN + 4;
-  static constexpr size_t loop_bytes = stages * (a_bytes + b_bytes), out_bytes = BM * out_stride * 4;
-  static constexpr size_t shared_bytes = loop_bytes > out_bytes ? loop_bytes : out_bytes;
+  static constexpr int out_bytes = 4 * (BM * out_stride + threads * pack_size<T>);  // the result, sums for a bias
+  static constexpr size_t shared_bytes = stages * (a_bytes + b_bytes);
+  static_assert(out_bytes <= shared_bytes);
+  static_assert(threads / a_packs % 4 == 0 && threads / b_packs % 4 == 0);  // WeightBias::store
 };
 
 /// Copies dy's tiles: `depth` rows of BM outputs.
@@ -39,14 +41,15 @@ struct DyLoader {
       : s(s_),
         tiles(tiles_),
         share(thread),
-        exists(first_out + share.column * pack_size<T> < s_.out),
+        exists(static_cast<int>(first_out) + share.column * pack_size<T> < static_cast<int>(s_.out)),
         next(dy + (first_row + share.row) * s_.out + first_out + share.column * pack_size<T>) {}
   /// Starts the copies of the next tile, whose first row is `row` of the part's `rows`.
   __device__ __forceinline__ void fetch(int row, int rows, int slot) {
     unsigned char* to = packs_of(slot);
+    const int left = exists ? rows - row - share.row : 0;  // rows from the thread's first one on
 #pragma unroll
     for (int i = 0; i < passes; ++i, to += rows_at_once * L::a_pitch, next += rows_at_once * s.out)
-      cp_async_or_zeros(to, next, exists && row + share.row + i * rows_at_once < rows);
+      cp_async_or_zeros(to, next, i * rows_at_once < left);
   }
   /// The thread's packs of a tile: `passes` of them, rows_at_once rows apart.
   __device__ __forceinline__ unsigned char* packs_of(int slot) const { return share.in(tiles + slot * L::a_bytes); }
@@ -84,14 +87,14 @@ struct WindowLoader {
     unsigned char* to = packs_of(slot);
     const T* of_row = item;
     int at = t + share.row;
+    const int left = exists ? rows - row - share.row : 0;
 #pragma unroll
     for (int i = 0; i < passes; ++i, to += rows_at_once * L::b_pitch, at += rows_at_once) {
       while (at >= length) at -= length, of_row += s.item;
       int64_t offset = at * s.step + window_offset;
       const bool inside = static_cast<uint64_t>(offset) < static_cast<uint64_t>(s.item);
       if (s.reflect && !inside) offset = 2 * (offset < 0 ? channel : s.item - s.in + channel) - offset;
-      cp_async_or_zeros(to, of_row + offset,
-                        exists && (inside || s.reflect) && row + share.row + i * rows_at_once < rows);
+      cp_async_or_zeros(to, of_row + offset, (inside || s.reflect) && i * rows_at_once < left);
     }
     t += L::depth;
     while (t >= length) t -= length, item += s.item;
@@ -99,53 +102,57 @@ struct WindowLoader {
   __device__ __forceinline__ unsigned char* packs_of(int slot) const { return share.in(tiles + slot * L::b_bytes); }
 };
 
-/// The block's sums for a bias: of dy's columns, or of those columns of x that hold each sample once.
-template <int BM, int BN, class T>
+/// The block's sums for a bias: of dy's columns, or, if can_be_of_x, of those columns of x that hold each sample once.
+template <int BM, int BN, class T, bool can_be_of_x>
 struct WeightBias {
   const BiasSums& bias;
-  const bool of_x;
   ColumnSums<T> sums;
-  __device__ __forceinline__ WeightBias(const Windows& s, const BiasSums& bias_, bool of_x_)
+  __device__ __forceinline__ WeightBias(const Windows& s, const BiasSums& bias_)
       : bias(bias_),
-        of_x(of_x_),
-        sums(bias_.to != nullptr && (!of_x_ || (first_weight() < end_once(s) && first_weight() + BN > first_once(s))),
-             of_x_ ? blockIdx.y : blockIdx.x) {}
+        sums(bias_.to != nullptr && (!of_x() || (first_weight() < end_once(s) && first_weight() + BN > first_once(s))),
+             of_x() ? blockIdx.y : blockIdx.x) {}
   /// Adds the thread's packs of this step, if it is the block's turn.
   template <class L>
   __device__ __forceinline__ void add(const DyLoader<L>& dy, const WindowLoader<L>& x, int slot) {
-    if (!sums.has_turn(of_x ? gridDim.y : gridDim.x)) return;
-    if (of_x)
-      add_packs<WindowLoader<L>::passes, WindowLoader<L>::rows_at_once * L::b_pitch>(x.packs_of(slot));
-    else
-      add_packs<DyLoader<L>::passes, DyLoader<L>::rows_at_once * L::a_pitch>(dy.packs_of(slot));
+    if (!sums.has_turn()) return;
+    using Dy = DyLoader<L>;
+    using X = WindowLoader<L>;
+    constexpr int at_once = std::min({Dy::passes, X::passes, 2});  // all of them powers of two
+    const unsigned char* at = of_x() ? x.packs_of(slot) : dy.packs_of(slot);
+    const int passes = of_x() ? X::passes : Dy::passes,
+              step = of_x() ? X::rows_at_once * L::b_pitch : Dy::rows_at_once * L::a_pitch;
+#pragma unroll 1
+    for (int i = 0; i < passes; i += at_once) {
+#pragma unroll
+      for (int k = 0; k < at_once; ++k, at += step) sums.add(at);
+    }
+    sums.end_turn(of_x() ? gridDim.y : gridDim.x);
+  }
+  /// Leaves the thread's sums in `shared`. A barrier must follow.
+  __device__ __forceinline__ void save(float* shared) const {
+    if (bias.to != nullptr) sums.save(shared);
   }
   /// Stores the block's part.
-  __device__ __forceinline__ void finish(const Windows& s, int64_t first_out, float* shared, int threads) const {
+  __device__ __forceinline__ void store(const Windows& s, int64_t first_out, const float* shared, int threads) const {
     if (bias.to == nullptr) return;
-    if (of_x) {
-      float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.y + blockIdx.y) * s.step;
-      sums.template finish<BN>(shared, threads, [&](int c, float sum) {
-        const int64_t w = first_weight() + c;
-        if (w >= first_once(s) && w < end_once(s)) part[w - first_once(s)] = sum;
-      });
-    } else {
-      float* const part = bias.to + (int64_t{blockIdx.z} * gridDim.x + blockIdx.x) * s.out + first_out;
-      sums.template finish<BM>(shared, threads, [&](int c, float sum) {
-        if (first_out + c < s.out) part[c] = sum;
-      });
-    }
+    // The block's first column among the `count` sums, and the columns that have one.
+    const int64_t first = of_x() ? first_weight() - first_once(s) : first_out, count = of_x() ? s.step : s.out;
+    const int64_t row =
+        of_x() ? int64_t{blockIdx.z} * gridDim.y + blockIdx.y : int64_t{blockIdx.z} * gridDim.x + blockIdx.x;
+    float* const part = bias.to + row * count + first;
+    const int begin = static_cast<int>(-first), end = static_cast<int>(count - first);
+    // A block has at least four rows of packs, of dy as of x.
+    sums.template finish<4>(shared, threads, of_x() ? BN : BM, [&](int c, float sum) {
+      if (c >= begin && c < end) part[c] = sum;
+    });
   }
 
  private:
   // Computed where they are needed, because registers are short.
+  __device__ __forceinline__ bool of_x() const { return can_be_of_x && bias.of_x; }
   static __device__ __forceinline__ int64_t first_weight() { return int64_t{blockIdx.x} * BN; }
   static __device__ __forceinline__ int64_t first_once(const Windows& s) { return s.left * s.in; }
   static __device__ __forceinline__ int64_t end_once(const Windows& s) { return first_once(s) + s.step; }
-  template <int passes, int step>
-  __device__ __forceinline__ void add_packs(const unsigned char* at) {
-#pragma unroll 4
-    for (int i = 0; i < passes; ++i, at += step) sums.add(at);
-  }
 };
 
 /// The steps of the pipeline (conv1d_pipeline.cuh), `depth` rows each. Tiles arrive as they are multiplied; only Snake
@@ -160,7 +167,7 @@ struct WeightSteps {
   const int rows, lane, warp_row, warp_column;
   DyLoader<L> dy;
   WindowLoader<L> x;
-  WeightBias<BM, BN, T> bias;
+  WeightBias<BM, BN, T, !Input::active> bias;
   const Input& input;
   const typename Input::Column parameters;
   Engine sums;
@@ -173,7 +180,7 @@ struct WeightSteps {
         warp_column(thread / 32 % (BN / WN) * WN),
         dy(s, shared, dy_, begin, first_out, thread),
         x(s, shared + stages * L::a_bytes, x_, begin, first_weight, thread),
-        bias(s, bias_, !Input::active && bias_.of_x),
+        bias(s, bias_),
         input(input_),
         parameters(input_.column(x.exists ? x.channel : 0)) {
     sums.clear();
@@ -245,11 +252,12 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   finish_pipeline();
 
   float* const result = reinterpret_cast<float*>(shared);
-  steps.bias.finish(s, first_out, result, L::threads);
+  steps.bias.save(result + BM * L::out_stride);
   steps.sums.template save<Major::mn, Major::mn>(result + steps.warp_row * L::out_stride + steps.warp_column,
                                                  L::out_stride, steps.lane);
   __syncthreads();
   store_weights<BM, BN, L>(s, result, first_weight, first_out, to, thread);
+  steps.bias.store(s, first_out, result + BM * L::out_stride, L::threads);
 }
 
 template <int BM, int BN, Product P, class T, class Input>

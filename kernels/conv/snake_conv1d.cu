@@ -94,9 +94,9 @@ template <class T>
 void forward(Context& ctx, const SnakeConv1dForward<T>& a, const Shifted& s) {
   const SnakeInput<T> input{a.alpha.data, a.beta.data, a.log_scale};
   const PlainOutput<T> output{a.y.data, a.bias.data, a.residual.data, s.columns};
-  constexpr ProductNames names{"snake_conv1d_forward_fma", "snake_conv1d_forward_tf32", "snake_conv1d_forward_bf16"};
   with_product<T>(ctx, [&]<Product P>() {
-    launch_product<P, Major::k>(ctx, names.of(P), s, a.x.data, a.weight.data, input, output);
+    launch_product<P, Major::k>(ctx, product_name<"snake_conv1d_forward", P>, s, a.x.data, a.weight.data, input,
+                                output);
   });
 }
 
@@ -108,10 +108,9 @@ void input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a, const Sh
   output.channels = static_cast<int>(a.x.shape.channels), output.columns = s.columns;
   output.log_scale = a.log_scale, output.add_dx = a.add_dx;
   const PlainInput<T> input;
-  constexpr ProductNames names{"snake_conv1d_input_gradient_fma", "snake_conv1d_input_gradient_tf32",
-                               "snake_conv1d_input_gradient_bf16"};
   with_product<T>(ctx, [&]<Product P>() {
-    launch_product<P, Major::mn>(ctx, names.of(P), s, a.dy.data, a.weight.data, input, output);
+    launch_product<P, Major::mn>(ctx, product_name<"snake_conv1d_input_gradient", P>, s, a.dy.data, a.weight.data,
+                                 input, output);
   });
   if (sums) snake_parameter_gradients(ctx, a.alpha, a.beta, a.log_scale, a.dalpha, a.dbeta, parts, partial, later);
 }

@@ -22,22 +22,22 @@ void activated_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<T>&
   const BiasSums bias{a.dbias ? partial + choice.bias_at : nullptr};
   with_product<T>(ctx, [&]<Product P>() {
     if (choice.engine == conv::Engine::taps) {
-      constexpr ProductNames names{"snake_conv1d_weight_gradient_taps_fma", "snake_conv1d_weight_gradient_taps_tf32",
-                                   "snake_conv1d_weight_gradient_taps_bf16"};
       Taps s = choice.taps;
       s.add = a.add_dweight;
-      return launch_taps_product<P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias.to);
+      return launch_taps_product<P>(ctx, product_name<"snake_conv1d_weight_gradient_taps", P>, s, a.dy.data, a.x.data,
+                                    input, to, bias.to);
     }
-    constexpr ProductNames names{"snake_conv1d_weight_gradient_fma", "snake_conv1d_weight_gradient_tf32",
-                                 "snake_conv1d_weight_gradient_bf16"};
     Windows s = choice.windows;
     s.add = a.add_dweight;
     if constexpr (P != Product::fma)
-      launch_weight_product<P>(ctx, names.of(P), s, choice.block, a.dy.data, a.x.data, input, to, bias);
+      launch_weight_product<P>(ctx, product_name<"snake_conv1d_weight_gradient", P>, s, choice.block, a.dy.data,
+                               a.x.data, input, to, bias);
     else if (choice.block.rows == 128)  // float products have two sizes of blocks only (snake_weight_blocking)
-      launch_weight_blocks<128, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias);
+      launch_weight_blocks<128, 64, P>(ctx, product_name<"snake_conv1d_weight_gradient", P>, s, a.dy.data, a.x.data,
+                                       input, to, bias);
     else
-      launch_weight_blocks<64, 64, P>(ctx, names.of(P), s, a.dy.data, a.x.data, input, to, bias);
+      launch_weight_blocks<64, 64, P>(ctx, product_name<"snake_conv1d_weight_gradient", P>, s, a.dy.data, a.x.data,
+                                      input, to, bias);
   });
   add_weight_parts(ctx, choice, partial, a.dweight, a.add_dweight, a.dbias, later);
 }

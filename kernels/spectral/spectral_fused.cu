@@ -190,18 +190,21 @@ __device__ __forceinline__ void load_frames(const ScaleView& s, const Framing& g
   const int f = static_cast<int>(lane.row - b * g.frames), begin = f * g.hop - (general ? g.lead : M);
   const CountedPart c = lane.row < s.rows ? counted_part(g, lengths, b) : CountedPart{0, 0};
   const bool included = f < c.frames, within_signal = begin >= 0 && begin + 2 * M <= c.samples;
+  // Formed once, so that the addresses below differ by constants.
+  const float* const signals[2] = {estimate + b * g.time, target + b * g.time};
+  const int first = begin + 2 * lane.i;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    const int n = 2 * (lane.i + k * FrameShape<M>::lanes);
+    const int n = 2 * (lane.i + k * FrameShape<M>::lanes), at = first + 2 * k * FrameShape<M>::lanes;
     const float2 h = __ldg(reinterpret_cast<const float2*>(g.hann + n));
 #pragma unroll
     for (int signal = 0; signal < 2; ++signal) {
-      const float* const x = (signal == 0 ? estimate : target) + b * g.time;
+      const float* const x = signals[signal];
       float2 pair = make_float2(0, 0);
       if (included && within_signal && aligned)
-        pair = *reinterpret_cast<const float2*>(x + begin + n);
+        pair = *reinterpret_cast<const float2*>(x + at);
       else if (included)
-        pair = make_float2(sample<general>(g, c, x, begin + n), sample<general>(g, c, x, begin + n + 1));
+        pair = make_float2(sample<general>(g, c, x, at), sample<general>(g, c, x, at + 1));
       v[signal][k] = {h.x * pair.x, h.y * pair.y};
     }
   }
