@@ -92,7 +92,7 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
                                Arithmetic a, const DiscriminatorConfig& discriminator, bool averaged) {
   const int64_t frames = (samples + c.hop() - 1) / c.hop();
   const Storage storage = a == Arithmetic::bf16 ? Storage::bfloat16 : Storage::float32;
-  Context ctx({.threads = 1});
+  Context ctx({.threads = 1, .precision = a == Arithmetic::tf32 ? Precision::tf32 : Precision::fp32});
   Parameters layers, of_discriminators;
   const bool adversarial = loss.adversarial > 0;
   const Discriminators discriminators(of_discriminators, discriminator, storage);
@@ -101,11 +101,12 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
+    if (c.denoise != Denoise::none) p.set_labels(p.persistent<int32_t>({.channels = batch}));
     const Output<float> source =
         p.source<float>({.batch = batch, .time = frames * c.hop(), .channels = c.audio_channels});
     const Normalised audio = c.segment_scale ? normalised(p, source.flow) : Normalised{.flow = source.flow};
     const Flow z = stored_as(p, encoder(p, stored_as(p, audio.flow, storage)), Storage::float32);
-    const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z).flow, storage));
+    const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z, {.orthogonal = loss.orthogonal}).flow, storage));
     const Flow decoded = stored_as(p, y, Storage::float32);
     const Flow estimate =
         channels_apart(p, "audio.channels", c.segment_scale ? scaled(p, decoded, audio.scales) : decoded);

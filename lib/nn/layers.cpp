@@ -349,7 +349,7 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
   const WeightGrad dweight = s.gradient(*weight);
   const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
   Costs costs = convolution_costs<T>(x.shape, y, shape, geometry, false, static_cast<bool>(residual));
-  costs += snake_costs_inside<T>(x.shape, y, shape, geometry);
+  costs += snake_costs_inside<T>(x.shape, y, shape, geometry, on_tensor_cores<T>(context));
   s.costs(costs);
   s.reaches(x, footprint_of(shape, geometry));
   s.forward([=](Context& c) {
@@ -427,7 +427,8 @@ Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
     if (!fuses && activation_.alpha() != nullptr) {
       // Costs are those on CUDA, which always fuses.
       const Costs inside =
-          snake_costs_inside<T>(x.shape, conv_.output(x.shape), conv_.weight().shape, conv_.geometry());
+          snake_costs_inside<T>(x.shape, conv_.output(x.shape), conv_.weight().shape, conv_.geometry(),
+                                on_tensor_cores<T>(c));
       const Flow y = plan_snake<T>(p, activation_.name(), x, activation_.alpha(), activation_.beta(), inside);
       return conv_.plan(p, y, residual);
     }
