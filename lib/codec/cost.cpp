@@ -47,14 +47,13 @@ void add_optimizer(std::vector<CostRow>& rows, const std::string& name, const Pa
 }
 
 /// The products of the quantizer's projections, from float copies of these if they are stored in bf16.
-CostRow projections_row(const CodecConfig& c, Storage storage) {
+void add_projections(std::vector<CostRow>& rows, const CodecConfig& c, Storage storage) {
   const auto width = static_cast<double>(c.n_codebooks * c.codebook_dim),
              weights = 2 * width * static_cast<double>(c.latent());
-  const bool copies = storage == Storage::bfloat16;
-  return {.name = "quantizer.projections",
-          .backward = {.floats = width * weights,
-                       .bytes = 4 * weights + 4 * width * width + (copies ? 6 * weights : 0),
-                       .launches = copies ? 3.0 : 1.0}};
+  if (storage == Storage::bfloat16)
+    rows.push_back({.name = "quantizer.copies", .backward = {.bytes = 6 * weights, .launches = 2}});
+  rows.push_back({.name = "quantizer.projections",
+                  .backward = {.floats = width * weights, .bytes = 4 * weights + 4 * width * width, .launches = 1}});
 }
 
 /// The copy of a batch behind its arrival: samples are written to the device, read there and written again.
@@ -97,7 +96,7 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
   const bool adversarial = loss.adversarial > 0;
   const Discriminators discriminators(of_discriminators, discriminator, storage);
   const Net encoder = encoder_of(layers, c);
-  const Quantizer quantizer(layers, c);
+  const Quantizer quantizer(layers, c, storage);
   const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
@@ -132,7 +131,7 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
     else
       same->forward += row.forward, same->backward += row.backward;
   }
-  if (c.quantizer == QuantizerKind::factorised) rows.push_back(projections_row(c, storage));
+  if (c.quantizer == QuantizerKind::factorised) add_projections(rows, c, storage);
   add_optimizer(rows, "optimizer", layers, storage, averaged);
   // Discriminators have no averages.
   if (adversarial) add_optimizer(rows, "optimizer.discriminator", of_discriminators, storage, false);

@@ -21,8 +21,8 @@ template <class T>
 Costs costs_of(Shape x, int parts, Shape y, Shape weight, const Conv2dGeometry& g) {
   constexpr int64_t pack = 16 / sizeof(T);
   const int64_t columns = g.columns > 0 ? g.columns : x.width - g.first_column, channels = weight.width * x.channels;
-  const bool stacks = parts > 1 || columns < x.width || weight.width > 1 || g.time.stride > 1 || g.time.left > 0 ||
-                      g.time.right > 0;
+  const bool stacks =
+      parts > 1 || columns < x.width || weight.width > 1 || g.time.stride > 1 || g.time.left > 0 || g.time.right > 0;
   const bool pads = stacks && channels % pack != 0 && weight.batch % pack == 0;
   const int64_t pitch = pads ? (channels + pack - 1) / pack * pack : channels;
   const Shape stacked{.batch = x.batch * y.time, .time = columns, .channels = pitch},
@@ -46,7 +46,8 @@ Costs costs_of(Shape x, int parts, Shape y, Shape weight, const Conv2dGeometry& 
     }
   const auto frames = static_cast<double>(std::count(read.begin(), read.end(), 1)),
              of_frame = static_cast<double>(x.batch * columns * x.channels);
-  const Work stacking{.bytes = sizeof(T) * (frames * of_frame + static_cast<double>(stacked.elements())), .launches = 1};
+  const Work stacking{.bytes = sizeof(T) * (frames * of_frame + static_cast<double>(stacked.elements())),
+                      .launches = 1};
   const double whole = static_cast<double>(x.elements());
   c.forward += stacking, c.weight_gradient += stacking;
   c.input_gradient += {.bytes = sizeof(T) * (static_cast<double>(taps) * of_frame + whole), .launches = 1};
@@ -114,7 +115,8 @@ Flow Conv2d::plan(Plan& p, std::span<const Flow> parts) const {
     if (slope_ > 0) costs += leaky_costs<T>(shape);
     s.costs(costs);
     // Where a gradient is added to, the columns that take no part are left alone.
-    const int64_t first = geometry_.first_column, columns = geometry_.columns > 0 ? geometry_.columns : whole.width - first;
+    const int64_t first = geometry_.first_column,
+                  columns = geometry_.columns > 0 ? geometry_.columns : whole.width - first;
     int64_t begin = 0;
     for (const Flow& part : parts) {
       const Shape p1 = part.shape;

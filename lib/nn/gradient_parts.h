@@ -36,6 +36,18 @@ inline int64_t tile_rows(int64_t rows, int64_t columns) {
   return best >= 96 && busy(128) ? 128 : 64;
 }
 
+/// Parts of Snake's gradients that its own kernel leaves: as tiling() in kernels/pointwise/snake.cu. `pack`: channels of
+/// an access.
+inline int64_t snake_parts(Shape x, int64_t pack) {
+  constexpr int64_t threads = 256, most_rows = 32, least_rows = 8;
+  const auto blocks = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
+  const int64_t packs = x.channels % pack == 0 ? x.channels / pack : x.channels, columns = std::min(packs, threads),
+                at_once = threads / columns;
+  int64_t rows = most_rows;
+  while (rows > least_rows && blocks(x.rows(), at_once * rows) * blocks(packs, columns) < 2 * 132) rows /= 2;
+  return blocks(x.rows(), at_once * rows);
+}
+
 /// One channel on one side, seven taps: kernels of their own, which add their few parts themselves.
 inline bool has_narrow_side(Shape x, Shape weight, const Conv1dGeometry& g) {
   return g.stride == 1 && g.dilation == 1 && g.groups == 1 && weight.time == 7 &&
@@ -80,8 +92,7 @@ inline int64_t group_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry&
     if (g.groups % n != 0 || (n < g.groups && (n * in % sector != 0 || n * out % sector != 0))) continue;
     const int64_t rows = std::max(tile_rows, 4 * span / g.stride),
                   tile = (rows * g.stride + span) * pitch(n) + rows * n * out;
-    if (groups != 0 &&
-        (n * std::max(in, out) > slab_channels || work(n) > most_work || tile * element >= most_shared))
+    if (groups != 0 && (n * std::max(in, out) > slab_channels || work(n) > most_work || tile * element >= most_shared))
       break;
     groups = n;
   }
@@ -103,7 +114,8 @@ inline int64_t group_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry&
 template <class T>
 GradientParts gradient_parts(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
   const auto blocks = [](int64_t n, int64_t of) { return (n + of - 1) / of; };
-  const int64_t weights = weight.elements(), in = x.channels, out = weight.batch, by_size = (int64_t{1} << 24) / weights;
+  const int64_t weights = weight.elements(), in = x.channels, out = weight.batch,
+                by_size = (int64_t{1} << 24) / weights;
   const ConvEngine engine = engine_of<T>(x, weight, g);
   if (engine == ConvEngine::ends) return {};
   if (engine == ConvEngine::groups) {
@@ -111,8 +123,8 @@ GradientParts gradient_parts(Shape x, Shape weight, Shape y, const Conv1dGeometr
     return {parts, parts, column_sum_parts(x), false, true};
   }
   if (engine == ConvEngine::plain && !(g.groups == 1 && in % (16 / sizeof(T)) == 0 && out % (16 / sizeof(T)) == 0))
-    return {std::clamp<int64_t>(std::min(y.rows() / 256, by_size), 1, 64), column_sum_parts(y), column_sum_parts(x), true,
-            true};
+    return {std::clamp<int64_t>(std::min(y.rows() / 256, by_size), 1, 64), column_sum_parts(y), column_sum_parts(x),
+            true, true};
   if (g.stride == 1 && weight.time > 1 && weight.time <= 7 && (weight.time - 1) * g.dilation <= 64) {
     const int64_t most = std::clamp<int64_t>(std::min(x.batch * (x.time + g.left + g.right) / 512, by_size), 1, 1024);
     const int64_t parts = even_parts(blocks(in, 32) * blocks(out, 64), 2, most);

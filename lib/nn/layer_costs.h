@@ -14,29 +14,42 @@ template <class T>
 bool on_tensor_cores(const Context& c) {
   return sizeof(T) == 2 || c.precision() == Precision::tf32;
 }
+/// Bytes of the parts that Snake's own kernel leaves: two sums per channel each.
+template <class T>
+double snake_part_bytes(Shape x) {
+  return 2 * float_bytes * static_cast<double>(snake_parts(x, 16 / sizeof(T)) * x.channels);
+}
+/// The sums of its gradients: of the parts, with the parameters and their gradients, which are read and written.
+/// `parameters`: vectors of one value per channel, 1 or 2.
+inline Work snake_sums(double part_bytes, Shape x, int parameters) {
+  return {.bytes = part_bytes + 3 * float_bytes * static_cast<double>(parameters * x.channels), .launches = 1};
+}
 /// Snake alone. Forward: a sine, its square and a sum. Backward: a sine, a cosine and two sums over time; it reads x
 /// again, and the gradient of its result.
 template <class T>
-Costs snake_costs(Shape x) {
-  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
+Costs snake_costs(Shape x, int parameters) {
+  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n, parts = snake_part_bytes<T>(x);
   return {.forward = {.floats = 20 * n, .bytes = 2 * bytes, .launches = 1},
-          .input_gradient = {.floats = 60 * n, .bytes = 3 * bytes, .launches = 1},
-          .sums = {.launches = 1}};
+          .input_gradient = {.floats = 60 * n, .bytes = 3 * bytes + parts, .launches = 1},
+          .sums = snake_sums(parts, x, parameters)};
 }
 /// Snake in front of a convolution, which is inside of the convolution's kernels if these are tiles: the input gradient
 /// reads x and leaves two parts per channel and row of tiles. Where tensor cores would apply it too often
 /// (fusion_is_faster() in kernels/conv/choose.cu), and with other kernels, it is a kernel of its own: the convolution's
 /// input gradient is then stored and read once more.
 template <class T>
-Costs snake_costs_inside(Shape x, Shape y, Shape weight, const Conv1dGeometry& g, bool tensor_cores) {
+Costs snake_costs_inside(Shape x, Shape y, Shape weight, const Conv1dGeometry& g, int parameters, bool tensor_cores) {
   const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
   const ConvEngine engine = engine_of<T>(x, weight, g);
   const bool inside = engine == ConvEngine::ends || engine == ConvEngine::tiles;
-  const auto high = static_cast<double>(tile_rows(x.rows() / g.stride, g.stride * x.channels));
-  const double parts = engine == ConvEngine::tiles ? 2 * float_bytes * n / high : 0;
+  const int64_t rows = x.rows() / g.stride, high = tile_rows(rows, g.stride * x.channels);
+  const double parts = engine == ConvEngine::tiles
+                           ? 2 * float_bytes * static_cast<double>((rows + high - 1) / high * g.stride * x.channels)
+                       : inside ? 0
+                                : snake_part_bytes<T>(x);
   Costs c{.forward = {.floats = 20 * n},
           .input_gradient = {.floats = 60 * n, .bytes = (inside ? 1 : 3) * bytes + parts, .launches = inside ? 0. : 1.},
-          .sums = {.bytes = parts, .launches = 1}};
+          .sums = snake_sums(parts, x, parameters)};
   if (!inside) c.weight_gradient.bytes += 2 * bytes, c.weight_gradient.launches += 1;
   if (!inside) c.forward.bytes += 2 * bytes, c.forward.launches += 1;
   if (!tensor_cores || engine != ConvEngine::tiles) return c;

@@ -20,8 +20,7 @@ Flow plan_rows(Plan& p, Flow x, int64_t first, int64_t time) {
   const double copied = bytes({x.shape.batch, kept, x.shape.width, x.shape.channels});
   // Zeros, then a copy. Where the gradient is added to, a kernel per item reads the rows that are kept once more, and
   // nothing is cleared.
-  s.costs({.forward = {.bytes = bytes(shape) + 2 * copied},
-           .input_gradient = {.bytes = bytes(x.shape) + 2 * copied}});
+  s.costs({.forward = {.bytes = bytes(shape) + 2 * copied}, .input_gradient = {.bytes = bytes(x.shape) + 2 * copied}});
   s.costs_adding(x, {.bytes = copied - bytes(x.shape), .launches = static_cast<double>(x.shape.batch)});
   s.reaches(x, {.left = -first});
   // Rows of one item, empty if none are kept.

@@ -32,7 +32,7 @@ Span Footprint::of(Span output) const noexcept {
 /// add to.
 void Plan::Impl::count() {
   constexpr double sums_per_launch = 60;
-  std::map<int, Work> sums;        // of the walks, each of which ends with the sums that wait
+  std::map<int, Work> sums;  // of the walks, each of which ends with the sums that wait
   Work alone{};
   std::map<int, size_t> row_of;  // the first row of a step
   for (const auto& [step, row, costs] : counted) {

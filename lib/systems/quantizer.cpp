@@ -45,7 +45,7 @@ Quantizer::Cascade Quantizer::cascade(Parameters& p, const std::string& at, int6
   return c;
 }
 
-Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
+Quantizer::Quantizer(Parameters& p, const CodecConfig& c, Storage surveyed) : config_(c), surveyed_(surveyed) {
   const int64_t latent = c.latent(), positions = c.positions_per_frame();
   if (c.two_rates()) {
     reduce_.emplace(p, "quantizer.long.reduce", latent, latent, positions, Conv1dGeometry{.stride = positions});
@@ -72,7 +72,8 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update, bool o
   // Every step prepares the search: it writes the codebooks in another layout, padded to whole groups of codes, and with
   // their norms. The search reads the result.
   constexpr int64_t code_pad = 128;
-  const double prepared = 4 * stages * static_cast<double>((books.time + code_pad - 1) / code_pad * code_pad) * (dim + 1);
+  const double prepared =
+      4 * stages * static_cast<double>((books.time + code_pad - 1) / code_pad * code_pad) * (dim + 1);
   Costs c{.forward = {.products = 4 * rows * projections,
                       .floats = 2 * rows * stages * codes * dim,
                       .bytes = book + 2 * prepared + 2 * values + kept + indices + 8 * projections,
@@ -90,8 +91,7 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update, bool o
   } else {
     // dz from dy and the error z - y, which is the sum of the stages' codes.
     c.input_gradient = {.floats = 4 * rows * stages * dim, .bytes = 3 * values + kept, .launches = 1};
-    if (orthogonal)
-      c.input_gradient += {.floats = 4 * rows * stages * dim, .bytes = kept + indices, .launches = 1};
+    if (orthogonal) c.input_gradient += {.floats = 4 * rows * stages * dim, .bytes = kept + indices, .launches = 1};
   }
   if (update)
     c.input_gradient +=
