@@ -47,14 +47,13 @@ void add_optimizer(std::vector<CostRow>& rows, const std::string& name, const Pa
 }
 
 /// The products of the quantizer's projections, from float copies of these if they are stored in bf16.
-CostRow projections_row(const CodecConfig& c, Storage storage) {
+void add_projections(std::vector<CostRow>& rows, const CodecConfig& c, Storage storage) {
   const auto width = static_cast<double>(c.n_codebooks * c.codebook_dim),
              weights = 2 * width * static_cast<double>(c.latent());
-  const bool copies = storage == Storage::bfloat16;
-  return {.name = "quantizer.projections",
-          .backward = {.floats = width * weights,
-                       .bytes = 4 * weights + 4 * width * width + (copies ? 6 * weights : 0),
-                       .launches = copies ? 3.0 : 1.0}};
+  if (storage == Storage::bfloat16)
+    rows.push_back({.name = "quantizer.copies", .backward = {.bytes = 6 * weights, .launches = 2}});
+  rows.push_back({.name = "quantizer.projections",
+                  .backward = {.floats = width * weights, .bytes = 4 * weights + 4 * width * width, .launches = 1}});
 }
 
 /// The copy of a batch behind its arrival: samples are written to the device, read there and written again.
@@ -92,20 +91,21 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
                                Arithmetic a, const DiscriminatorConfig& discriminator, bool averaged) {
   const int64_t frames = (samples + c.hop() - 1) / c.hop();
   const Storage storage = a == Arithmetic::bf16 ? Storage::bfloat16 : Storage::float32;
-  Context ctx({.threads = 1});
+  Context ctx({.threads = 1, .precision = a == Arithmetic::tf32 ? Precision::tf32 : Precision::fp32});
   Parameters layers, of_discriminators;
   const bool adversarial = loss.adversarial > 0;
   const Discriminators discriminators(of_discriminators, discriminator, storage);
   const Net encoder = encoder_of(layers, c);
-  const Quantizer quantizer(layers, c);
+  const Quantizer quantizer(layers, c, storage);
   const Net decoder = decoder_of(layers, c);
   Plan plan(ctx, Purpose::training);
   plan.survey([&](Plan& p) {
+    if (c.denoise != Denoise::none) p.set_labels(p.persistent<int32_t>({.channels = batch}));
     const Output<float> source =
         p.source<float>({.batch = batch, .time = frames * c.hop(), .channels = c.audio_channels});
     const Normalised audio = c.segment_scale ? normalised(p, source.flow) : Normalised{.flow = source.flow};
     const Flow z = stored_as(p, encoder(p, stored_as(p, audio.flow, storage)), Storage::float32);
-    const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z).flow, storage));
+    const Flow y = decoder(p, stored_as(p, quantizer.plan(p, z, {.orthogonal = loss.orthogonal}).flow, storage));
     const Flow decoded = stored_as(p, y, Storage::float32);
     const Flow estimate =
         channels_apart(p, "audio.channels", c.segment_scale ? scaled(p, decoded, audio.scales) : decoded);
@@ -131,7 +131,7 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
     else
       same->forward += row.forward, same->backward += row.backward;
   }
-  if (c.quantizer == QuantizerKind::factorised) rows.push_back(projections_row(c, storage));
+  if (c.quantizer == QuantizerKind::factorised) add_projections(rows, c, storage);
   add_optimizer(rows, "optimizer", layers, storage, averaged);
   // Discriminators have no averages.
   if (adversarial) add_optimizer(rows, "optimizer.discriminator", of_discriminators, storage, false);

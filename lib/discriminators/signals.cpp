@@ -21,8 +21,8 @@ Flow level(Plan& p, const std::string& name, Flow audio) {
   const View<float> scratch = s.scratch(level_scratch(p.context(), x), Until::forward);
   const View<float> backward_scratch = s.scratch(level_scratch(p.context(), x), Until::backward);
   const auto n = static_cast<double>(x.elements());
-  s.costs({.forward = {.floats = 6 * n, .bytes = 16 * n, .launches = 4},
-           .input_gradient = {.floats = 6 * n, .bytes = 20 * n, .launches = 2}});
+  s.costs({.forward = {.floats = 6 * n, .bytes = 16 * n, .launches = 3},
+           .input_gradient = {.floats = 6 * n, .bytes = 16 * n, .launches = 2}});
   // Mean and peak of an item depend on all of its positions.
   s.reaches(audio, {.count = 2 * x.time - 1, .left = x.time - 1});
   s.forward([=](Context& c) {
@@ -101,11 +101,13 @@ Flow spectrum(Plan& p, const std::string& name, Flow audio, StftGeometry geometr
   const auto in = s.reads<float>(audio);
   const auto out = s.makes<float>(y);
   const auto length = static_cast<double>(geometry.window), count = static_cast<double>(x.batch * frames);
-  // Frames are written and read, the spectrum once.
+  // Frames are written and read, the spectrum once. Backward, a halved copy of the spectrum comes first.
   const Work work{.floats = 2.5 * length * std::log2(length) * count,
                   .bytes = 8 * count * length + 4 * static_cast<double>(x.elements() + y.elements()),
                   .launches = 2};
-  s.costs({.forward = work, .input_gradient = work});
+  Work adjoint = work;
+  adjoint += {.bytes = 8 * static_cast<double>(y.elements()), .launches = 1};
+  s.costs({.forward = work, .input_gradient = adjoint});
   s.reaches(audio, {.count = geometry.window,
                     .stride = geometry.hop,
                     .left = geometry.inside    ? 0

@@ -22,9 +22,16 @@ Input<T> read_last(const Step& s, Flow x) {
 }
 
 template <class T>
-Costs elementwise_costs(int64_t elements, double tensors) {
+Costs elementwise_costs(int64_t elements, double tensors, double launches) {
   const auto n = static_cast<double>(elements);
-  return {.forward = {.floats = 4 * n, .bytes = tensors * sizeof(T) * n, .launches = 2}};
+  return {.forward = {.floats = 4 * n, .bytes = tensors * sizeof(T) * n, .launches = launches}};
+}
+/// Up to `short_logits` logits of one kind are a block's; the parts of more are added by a second kernel (sum_part in
+/// kernels/runtime/partials.cuh).
+constexpr int64_t short_logits = 4096;
+template <class T>
+Costs logits_costs(int64_t logits, int64_t kinds) {
+  return elementwise_costs<T>(logits, 2, logits / kinds > short_logits ? 2 : 1);
 }
 
 /// Values and gradients come from one pass, so the steps have backward passes only. These run in reverse order: the
@@ -35,7 +42,7 @@ void plan_generator_loss(Plan& p, const std::string& name, Flow logits, View<flo
     const Step s = p.step("loss.adversarial." + name);
     const Input<T> in = read_last<T>(s, logits);
     const View<float> scratch = s.scratch(adversarial_loss_scratch(p.context(), logits.shape), Until::backward);
-    s.costs(elementwise_costs<T>(logits.shape.elements(), 2));
+    s.costs(logits_costs<T>(logits.shape.elements(), 1));
     s.backward([=](Context& c) {
       generator_loss<T>(c, {.logits = in.value,
                             .loss = sum,
@@ -63,7 +70,8 @@ void plan_feature_loss(Plan& p, const std::string& name, const Verdict& real, co
       op.pairs[i] = {.real = x.value, .fake = y.value, .gradient = y.grad};
       elements += fake.features[i].shape.elements();
     }
-    s.costs(elementwise_costs<T>(elements, relative ? 4 : 3));
+    // Relative distances first take the means of the recorded audio's activations.
+    s.costs(elementwise_costs<T>(elements, relative ? 4 : 3, relative ? 4 : 2));
     op.count = static_cast<int>(fake.features.size());
     op.loss = sum, op.weight = static_cast<float>(weight), op.add_loss = add, op.relative = relative;
     op.scratch = s.scratch(feature_loss_scratch(p.context(), elements, op.count, relative), Until::backward);
@@ -87,7 +95,7 @@ PlannedVerdicts plan_discriminator_losses(Plan& p, const Discriminators& discrim
       const Input<T> in = read_last<T>(s, logits);
       const View<float> scratch = s.scratch(adversarial_loss_scratch(p.context(), logits.shape), Until::backward);
       const View<float> loss = element(losses, i), of_right = element(right, 2 * i, 2);
-      s.costs(elementwise_costs<T>(logits.shape.elements(), 2));
+      s.costs(logits_costs<T>(logits.shape.elements(), 2));
       s.backward([=](Context& c) {
         discriminator_loss<T>(c, {.logits = in.value,
                                   .loss = loss,

@@ -79,6 +79,12 @@ Loss spectral_loss_of(const LossConfig& config, int64_t sample_rate) {
       if (config.mel_kind != MelKind::power) costs += window_costs(shape, window, 2, i == 0);
       if (config.mel_kind == MelKind::power && config.stft > 0) costs += window_costs(shape, window, 1, i == 0);
       if (config.mel_kind == MelKind::power && config.mels[i] > 0) costs += window_costs(shape, window, 1, i == 0);
+      // Weights of transients, from the recorded audio.
+      if (config.mel_transient > 0)
+        costs.forward +=
+            {.floats = static_cast<double>(8 * shape.elements()),
+             .bytes = static_cast<double>(4 * (shape.elements() + 2 * shape.batch * (1 + shape.time / (window / 4)))),
+             .launches = 1};
       // Weights of frames, sums over parts, and results.
       if (i == 0) costs.forward.launches += 3;
       s.costs(costs, "loss.window." + std::to_string(window));

@@ -1,26 +1,62 @@
+#include <algorithm>
 #include <array>
+#include <utility>
+#include <vector>
 
 #include "nn/convolution.h"
+#include "nn/layer_costs.h"
 
 namespace nacre {
 namespace {
 
-/// Bytes include the stacked frames (conv2d.h): taps of time / stride of time times x, written and read. A weight
-/// gradient is float, read and written.
+/// The columns of a part, whose first one is column `begin` of all, that take part in the convolution.
+int64_t columns_in(int64_t begin, int64_t width, int64_t first, int64_t columns) {
+  return std::max<int64_t>(0, std::min(begin + width, first + columns) - std::max(begin, first));
+}
+
+/// Those of conv1d along the width (kernels/conv/conv2d.cpp), over frames that a kernel stacks as channels, again in
+/// every direction; the input gradient is gathered from its stacked form. Where the stacked channels are padded with
+/// zeros, so is a copy of the weight, and its gradient's sums are not those of other steps.
 template <class T>
 Costs costs_of(Shape x, int parts, Shape y, Shape weight, const Conv2dGeometry& g) {
-  const int64_t columns = g.columns > 0 ? g.columns : x.width - g.first_column;
-  const bool stacks = parts > 1 || columns < x.width || weight.width > 1 || g.time != Conv2dAxis{};
-  const double xs = static_cast<double>(x.batch * x.time * columns * x.channels),
-               stacked = stacks ? 2 * static_cast<double>(weight.width) / static_cast<double>(g.time.stride) : 0,
-               tensors = sizeof(T) * (xs * (1 + stacked) + static_cast<double>(y.elements())),
-               weights = static_cast<double>(weight.elements()), products = 2 * static_cast<double>(y.rows()) * weights;
-  // The stacked frames are written by a kernel of their own, in every direction.
-  const double launches = stacks ? 2 : 1;
-  return {.forward = {.products = products, .bytes = tensors + sizeof(T) * weights, .launches = launches},
-          .input_gradient = {.products = products, .bytes = tensors + sizeof(T) * weights, .launches = launches},
-          .weight_gradient = {.products = products, .bytes = tensors + 8 * weights, .launches = launches},
-          .sums = {.launches = 2}};
+  constexpr int64_t pack = 16 / sizeof(T);
+  const int64_t columns = g.columns > 0 ? g.columns : x.width - g.first_column, channels = weight.width * x.channels;
+  const bool stacks =
+      parts > 1 || columns < x.width || weight.width > 1 || g.time.stride > 1 || g.time.left > 0 || g.time.right > 0;
+  const bool pads = stacks && channels % pack != 0 && weight.batch % pack == 0;
+  const int64_t pitch = pads ? (channels + pack - 1) / pack * pack : channels;
+  const Shape stacked{.batch = x.batch * y.time, .time = columns, .channels = pitch},
+      padded{.batch = weight.batch, .time = weight.time, .channels = pitch},
+      result{.batch = x.batch * y.time, .time = y.width, .channels = y.channels};
+  Costs c = convolution_costs<T>(
+      stacked, result, padded,
+      {.stride = g.width.stride, .dilation = g.width.dilation, .left = g.width.left, .right = g.width.right}, false,
+      false);
+  const auto weights = static_cast<double>(weight.elements()), of_padded = static_cast<double>(padded.elements());
+  c.forward.products = c.input_gradient.products = c.weight_gradient.products =
+      2 * static_cast<double>(y.rows()) * weights;
+  if (!stacks) return c;
+  // Frames of x that are read, and taps that read one.
+  int64_t taps = 0;
+  std::vector<char> read(static_cast<size_t>(x.time), 0);
+  for (int64_t t = 0; t < y.time; ++t)
+    for (int64_t k = 0; k < weight.width; ++k) {
+      const int64_t frame = t * g.time.stride + k * g.time.dilation - g.time.left;
+      if (frame >= 0 && frame < x.time) ++taps, read[static_cast<size_t>(frame)] = 1;
+    }
+  const auto frames = static_cast<double>(std::count(read.begin(), read.end(), 1)),
+             of_frame = static_cast<double>(x.batch * columns * x.channels);
+  const Work stacking{.bytes = sizeof(T) * (frames * of_frame + static_cast<double>(stacked.elements())),
+                      .launches = 1};
+  const double whole = static_cast<double>(x.elements());
+  c.forward += stacking, c.weight_gradient += stacking;
+  c.input_gradient += {.bytes = sizeof(T) * (static_cast<double>(taps) * of_frame + whole), .launches = 1};
+  if (!pads) return c;
+  const Work padding{.bytes = sizeof(T) * (weights + of_padded), .launches = 1};
+  c.forward += padding, c.input_gradient += padding;
+  c.weight_gradient += {.bytes = float_bytes * (weights + of_padded), .launches = 1};
+  c.sums_alone = std::exchange(c.sums, {});
+  return c;
 }
 
 }  // namespace
@@ -78,6 +114,17 @@ Flow Conv2d::plan(Plan& p, std::span<const Flow> parts) const {
     Costs costs = costs_of<T>(whole, count, shape, weight_shape, geometry_);
     if (slope_ > 0) costs += leaky_costs<T>(shape);
     s.costs(costs);
+    // Where a gradient is added to, the columns that take no part are left alone.
+    const int64_t first = geometry_.first_column,
+                  columns = geometry_.columns > 0 ? geometry_.columns : whole.width - first;
+    int64_t begin = 0;
+    for (const Flow& part : parts) {
+      const Shape p1 = part.shape;
+      const auto row = static_cast<double>(p1.batch * p1.time * p1.channels) * sizeof(T);
+      const auto used = static_cast<double>(columns_in(begin, p1.width, first, columns));
+      s.costs_adding(part, {.bytes = row * (2 * used - static_cast<double>(p1.width))});
+      begin += p1.width;
+    }
     s.forward([=, weight = weight_, bias = bias_, geometry = geometry_](Context& c) {
       conv2d_forward<T>(c, {.x = x,
                             .weight = weight->value<T>(),

@@ -64,7 +64,7 @@ template <class T>
 Costs leaky_costs(Shape y) {
   const double n = static_cast<double>(y.elements()), bytes = sizeof(T) * n;
   return {.forward = {.floats = 2 * n, .bytes = 2 * bytes, .launches = 1},
-          .input_gradient = {.floats = 2 * n, .bytes = 3 * bytes, .launches = 1}};
+          .backward = {.floats = 2 * n, .bytes = 3 * bytes, .launches = 1}};
 }
 
 }  // namespace nacre

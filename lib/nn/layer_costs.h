@@ -9,26 +9,50 @@ namespace nacre {
 
 inline constexpr double float_bytes = sizeof(float);
 
+/// Whether products of T in this context run on tensor cores on CUDA.
+template <class T>
+bool on_tensor_cores(const Context& c) {
+  return sizeof(T) == 2 || c.precision() == Precision::tf32;
+}
+/// Bytes of the parts that Snake's own kernel leaves: two sums per channel each.
+template <class T>
+double snake_part_bytes(Shape x) {
+  return 2 * float_bytes * static_cast<double>(snake_parts(x, 16 / sizeof(T)) * x.channels);
+}
+/// The sums of its gradients: of the parts, with the parameters and their gradients, which are read and written.
+/// `parameters`: vectors of one value per channel, 1 or 2.
+inline Work snake_sums(double part_bytes, Shape x, int parameters) {
+  return {.bytes = part_bytes + 3 * float_bytes * static_cast<double>(parameters * x.channels), .launches = 1};
+}
 /// Snake alone. Forward: a sine, its square and a sum. Backward: a sine, a cosine and two sums over time; it reads x
 /// again, and the gradient of its result.
 template <class T>
-Costs snake_costs(Shape x) {
-  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
+Costs snake_costs(Shape x, int parameters) {
+  const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n, parts = snake_part_bytes<T>(x);
   return {.forward = {.floats = 20 * n, .bytes = 2 * bytes, .launches = 1},
-          .input_gradient = {.floats = 60 * n, .bytes = 3 * bytes, .launches = 1},
-          .sums = {.launches = 1}};
+          .input_gradient = {.floats = 60 * n, .bytes = 3 * bytes + parts, .launches = 1},
+          .sums = snake_sums(parts, x, parameters)};
 }
-/// Snake inside of a convolution: its input gradient reads x and leaves two parts per channel and row of tiles. Where
-/// tensor cores would apply it too often (fusion_is_faster() in kernels/conv/choose.cu), it is a kernel of its own.
+/// Snake in front of a convolution, which is inside of the convolution's kernels if these are tiles: the input gradient
+/// reads x and leaves two parts per channel and row of tiles. Where tensor cores would apply it too often
+/// (fusion_is_faster() in kernels/conv/choose.cu), and with other kernels, it is a kernel of its own: the convolution's
+/// input gradient is then stored and read once more.
 template <class T>
-Costs snake_costs_inside(Shape x, Shape y, Shape weight, const Conv1dGeometry& g) {
+Costs snake_costs_inside(Shape x, Shape y, Shape weight, const Conv1dGeometry& g, int parameters, bool tensor_cores) {
   const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
-  const auto high = static_cast<double>(tile_rows(x.rows() / g.stride, g.stride * x.channels));
-  const double parts = has_narrow_side(x, weight, g) ? 0 : 2 * float_bytes * n / high;
+  const ConvEngine engine = engine_of<T>(x, weight, g);
+  const bool inside = engine == ConvEngine::ends || engine == ConvEngine::tiles;
+  const int64_t rows = x.rows() / g.stride, high = tile_rows(rows, g.stride * x.channels);
+  const double parts = engine == ConvEngine::tiles
+                           ? 2 * float_bytes * static_cast<double>((rows + high - 1) / high * g.stride * x.channels)
+                       : inside ? 0
+                                : snake_part_bytes<T>(x);
   Costs c{.forward = {.floats = 20 * n},
-          .input_gradient = {.floats = 60 * n, .bytes = bytes + parts},
-          .sums = {.bytes = parts, .launches = 1}};
-  if (sizeof(T) > 2 || has_narrow_side(x, weight, g)) return c;
+          .input_gradient = {.floats = 60 * n, .bytes = (inside ? 1 : 3) * bytes + parts, .launches = inside ? 0. : 1.},
+          .sums = snake_sums(parts, x, parameters)};
+  if (!inside) c.weight_gradient.bytes += 2 * bytes, c.weight_gradient.launches += 1;
+  if (!inside) c.forward.bytes += 2 * bytes, c.forward.launches += 1;
+  if (!tensor_cores || engine != ConvEngine::tiles) return c;
   const int64_t taps = (weight.time + g.stride - 1) / g.stride;
   const bool windows = g.stride > 1 || weight.time == 1 || weight.time > 7 || (weight.time - 1) * g.dilation > 64;
   if (y.channels > 256 && taps < 3) c.forward.bytes += 2 * bytes, c.forward.launches += 1;
@@ -54,23 +78,35 @@ Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeom
   const double outputs = float_bytes * static_cast<double>(result.channels);
   const double products = 2 * static_cast<double>(wide.batch * std::min(wide.time, narrow.time)) * weights;
   const double tensors = bytes(wide) + bytes(narrow), all = tensors + bytes(weight);
-  // With reflected padding the plain kernel computes the ends of dx: little beside the weight, which it reads, too.
-  const double ends = g.padding == Padding::reflect && !transposed ? 1 : 0;
+  // With reflected padding the plain kernel computes the ends of dx: little beside the weight, which it reads, too, and
+  // the rows of dy that these ends feed. If there is nothing between the ends, it computes all.
+  const bool two = g.padding == Padding::reflect && !transposed && engine_of<T>(wide, weight, g) != ConvEngine::plain &&
+                   g.left + g.right + 2 < wide.time;
+  const int64_t fed = std::min(narrow.time, 2 * g.left / g.stride + 2 * g.right / g.stride + 2);
+  const double ends = two ? bytes(weight) + bytes({narrow.batch, fed, 1, narrow.channels}) : 0;
   Costs c{.forward = {.products = products, .bytes = all + outputs + (residual ? bytes(result) : 0), .launches = 1},
-          .input_gradient = {.products = products, .bytes = all + ends * bytes(weight), .launches = 1 + ends},
+          .input_gradient = {.products = products, .bytes = all + ends, .launches = two ? 2.0 : 1.0},
           .weight_gradient = {.products = products, .bytes = tensors, .launches = 1}};
-  // A weight gradient is float. A single part of it is written in place. Parts of the bias gradient are always added.
-  const GradientParts parts = gradient_parts(wide, weight, narrow, g);
+  // A weight gradient is float. A single part of it is written in place, unless the plain kernel leaves it. Parts of the
+  // bias gradient are always added, unless it is a single one of several groups.
+  const ConvEngine engine = engine_of<T>(wide, weight, g);
+  const GradientParts parts = gradient_parts<T>(wide, weight, narrow, g);
   const auto of_weight = float_bytes * weights * static_cast<double>(parts.weight),
              of_bias = outputs * static_cast<double>(transposed ? parts.bias_of_wide : parts.bias);
   c.weight_gradient.bytes += of_weight + of_bias;
-  if (has_narrow_side(wide, weight, g)) {
+  if (engine == ConvEngine::ends) {
     c.weight_gradient.launches = 2;
     return c;
   }
-  c.sums = {.bytes = of_bias + 2 * outputs, .launches = 1};
-  if (parts.weight > 1) c.sums.bytes += of_weight + float_bytes * weights, c.sums.launches += 1;
-  if (of_bias == 0) c.weight_gradient.bytes += bytes(result), c.weight_gradient.launches += 1;
+  if (transposed ? parts.wide_bias_apart : parts.bias_apart)
+    c.weight_gradient.bytes += bytes(result), c.weight_gradient.launches += 1;
+  const bool in_place = engine == ConvEngine::groups && parts.weight == 1;
+  if (in_place && !transposed)
+    c.weight_gradient.bytes += outputs;
+  else
+    c.sums = {.bytes = of_bias + 2 * outputs, .launches = 1};
+  if (parts.weight > 1 || engine == ConvEngine::plain)
+    c.sums.bytes += of_weight + float_bytes * weights, c.sums.launches += 1;
   return c;
 }
 /// Forward: two sums, then one product and one sum. Backward: two sums per channel, then two products; it reads x and

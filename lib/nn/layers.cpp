@@ -132,8 +132,9 @@ Flow plan_elementwise(Plan& p, const std::string& name, Flow x, ActivationKind k
 
 Flow Activation::plan(Plan& p, Flow x) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
-    return alpha_ != nullptr ? plan_snake<T>(p, name_, x, alpha_, beta_, snake_costs<T>(x.shape))
-                             : plan_elementwise<T>(p, name_, x, kind_);
+    return alpha_ != nullptr
+               ? plan_snake<T>(p, name_, x, alpha_, beta_, snake_costs<T>(x.shape, beta_ != nullptr ? 2 : 1))
+               : plan_elementwise<T>(p, name_, x, kind_);
   });
 }
 
@@ -349,7 +350,7 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
   const WeightGrad dweight = s.gradient(*weight);
   const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
   Costs costs = convolution_costs<T>(x.shape, y, shape, geometry, false, static_cast<bool>(residual));
-  costs += snake_costs_inside<T>(x.shape, y, shape, geometry);
+  costs += snake_costs_inside<T>(x.shape, y, shape, geometry, log_scale ? 2 : 1, on_tensor_cores<T>(context));
   s.costs(costs);
   s.reaches(x, footprint_of(shape, geometry));
   s.forward([=](Context& c) {
@@ -426,8 +427,8 @@ Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
         activation_.alpha() != nullptr && snake_conv1d_fuses<T>(c, x.shape, conv_.weight().shape, conv_.geometry());
     if (!fuses && activation_.alpha() != nullptr) {
       // Costs are those on CUDA, which always fuses.
-      const Costs inside =
-          snake_costs_inside<T>(x.shape, conv_.output(x.shape), conv_.weight().shape, conv_.geometry());
+      const Costs inside = snake_costs_inside<T>(x.shape, conv_.output(x.shape), conv_.weight().shape, conv_.geometry(),
+                                                 activation_.beta() != nullptr ? 2 : 1, on_tensor_cores<T>(c));
       const Flow y = plan_snake<T>(p, activation_.name(), x, activation_.alpha(), activation_.beta(), inside);
       return conv_.plan(p, y, residual);
     }

@@ -4,6 +4,7 @@
 
 #include "nacre/nn/layers.h"
 #include "nn/convolution.h"
+#include "nn/layer_costs.h"
 #include "nn/streaming.h"
 #include "nn/sum.h"
 
@@ -11,29 +12,41 @@ namespace nacre {
 namespace {
 
 /// One product per weight and row; the nonlinearities, four gates and the cell, have some 20 operations each. A kernel
-/// per time step reads the recurrent weight, the rows of its time, and those of the time before.
+/// per time step reads the recurrent weight, the rows of its time, and those of the time before. The other products are
+/// convolutions of one tap in float, from float copies of what is stored in bf16, whose sums are not those of other
+/// steps.
 template <class T>
 Costs lstm_costs(Shape x, Shape weight) {
   const auto n = static_cast<double>(x.elements()), one = static_cast<double>(weight.elements()),
-             time = static_cast<double>(x.time), products = 4 * static_cast<double>(x.rows()) * one;
+             time = static_cast<double>(x.time), products = 2 * static_cast<double>(x.rows()) * one;
   constexpr double bytes = sizeof(T), floats = sizeof(float);
-  // Forward: the product of x with its weight; per time step sums (4), h and c before, c, y, and the saved gates and
-  // cells. The first time step reads no h, the last one passes no gradient back: one reading of the weight less.
-  const double converted = sizeof(T) == 2 ? (bytes + floats) * (n + one) : 0;
+  Shape gates = x, h = x;
+  gates.channels = weight.batch, h.channels = weight.batch / 4;
+  const Costs of_x = convolution_costs<float>(x, gates, weight, {}, false, false);
+  Costs of_h = convolution_costs<float>(h, gates, {.batch = weight.batch, .channels = h.channels}, {}, false, false);
+  Costs c{.forward = of_x.forward,
+          .input_gradient = of_x.input_gradient,
+          .weight_gradient = of_x.weight_gradient,
+          .sums_alone = of_x.sums};
+  c.weight_gradient += of_h.weight_gradient, c.sums_alone += of_h.sums;
+  if (sizeof(T) == 2) {
+    c.forward += {.bytes = (bytes + floats) * (n + one), .launches = 2};
+    c.weight_gradient += {.bytes = (bytes + floats) * n, .launches = 1};
+    c.input_gradient += {.bytes = (bytes + floats) * (n + one), .launches = 2};
+  }
+  // Forward: per time step sums (4), h and c before, c, y, and the saved gates and cells. The first time step reads no h,
+  // the last one passes no gradient back: one reading of the weight less.
+  c.forward += {.products = products,
+                .floats = 100 * n,
+                .bytes = (time - 1) * bytes * one + n * (floats * (4 + 2 + 5) + 2 * bytes),
+                .launches = time};
   // Backward: the transposed weight; per time step dy, y, gates, two cells, da of the time after, dc twice, da and h
-  // before. Then the products of da (4 per unit) with the weight of x and with both inputs, and two sums for the
-  // biases.
-  return {.forward = {.products = products,
-                      .floats = 100 * n,
-                      .bytes = converted + floats * (n + one + 4 * n) + (time - 1) * bytes * one +
-                               n * (floats * (4 + 2 + 5) + 2 * bytes),
-                      .launches = time + 1 + (sizeof(T) == 2 ? 2 : 0)},
-          .input_gradient = {.products = products,
-                             .floats = 50 * n,
-                             .bytes = (time + 1) * bytes * one + n * (floats * (4 + 2 + 4 + 2 + 4 + 1) + 2 * bytes) +
-                                      floats * (4 * n + n + one),
-                             .launches = time + 2},
-          .weight_gradient = {.products = products, .bytes = 2 * floats * (5 * n + one), .launches = 4}};
+  // before.
+  c.backward = {.products = products,
+                .floats = 50 * n,
+                .bytes = (time + 1) * bytes * one + n * (floats * (4 + 2 + 4 + 2 + 4 + 1) + 2 * bytes),
+                .launches = time + 1};
+  return c;
 }
 
 /// The recurrence over a block, whose first row is row `first` of the signal. `carried` holds the state from block to

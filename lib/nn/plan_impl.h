@@ -32,6 +32,7 @@ struct Plan::Impl {
     bool writes = false;   // the step's backward pass writes the gradient of the activation
     bool add = false;      // it adds to the gradient instead of overwriting it
     bool aliased = false;  // the activation's gradient shares the block of that output's gradient
+    std::optional<Work> adding{};  // of Step::costs_adding()
   };
   /// An activation or a second name of one: detach() and shares() make records that refer to the block of another
   /// value.

@@ -16,9 +16,12 @@ Flow plan_rows(Plan& p, Flow x, int64_t first, int64_t time) {
                 from = std::max<int64_t>(0, first), kept = std::clamp(x.shape.time - from, int64_t{0}, time - before);
   const auto in = s.reads<T>(x);
   const auto out = s.makes<T>(shape);
-  const auto bytes = static_cast<double>(2 * shape.elements()) * sizeof(T);
-  // Zeros, then a copy.
-  s.costs({.forward = {.bytes = 1.5 * bytes}, .input_gradient = {.bytes = 1.5 * bytes}});
+  const auto bytes = [](Shape of) { return static_cast<double>(of.elements()) * sizeof(T); };
+  const double copied = bytes({x.shape.batch, kept, x.shape.width, x.shape.channels});
+  // Zeros, then a copy. Where the gradient is added to, a kernel per item reads the rows that are kept once more, and
+  // nothing is cleared.
+  s.costs({.forward = {.bytes = bytes(shape) + 2 * copied}, .input_gradient = {.bytes = bytes(x.shape) + 2 * copied}});
+  s.costs_adding(x, {.bytes = copied - bytes(x.shape), .launches = static_cast<double>(x.shape.batch)});
   s.reaches(x, {.left = -first});
   // Rows of one item, empty if none are kept.
   const auto part = [=](auto view, int64_t item, int64_t start, int64_t count) {

@@ -16,7 +16,7 @@ Work& Work::operator+=(const Work& w) noexcept {
 }
 Costs& Costs::operator+=(const Costs& c) noexcept {
   forward += c.forward, input_gradient += c.input_gradient, weight_gradient += c.weight_gradient;
-  sums += c.sums;
+  backward += c.backward, sums += c.sums, sums_alone += c.sums_alone;
   return *this;
 }
 Span Footprint::of(Span output) const noexcept {
@@ -32,7 +32,8 @@ Span Footprint::of(Span output) const noexcept {
 /// add to.
 void Plan::Impl::count() {
   constexpr double sums_per_launch = 60;
-  Work sums{};
+  std::map<int, Work> sums;  // of the walks, each of which ends with the sums that wait
+  Work alone{};
   std::map<int, size_t> row_of;  // the first row of a step
   for (const auto& [step, row, costs] : counted) {
     const StepRecord& s = nth(steps, step);
@@ -40,8 +41,10 @@ void Plan::Impl::count() {
     rows.push_back({.name = row, .forward = costs.forward});
     // A step may need one of the two gradients only: the first layer of a model has no input gradient, a frozen one no
     // weight gradient.
+    if (s.active) rows.back().backward += costs.backward;
     if (s.active && reads_differentiable(s)) rows.back().backward += costs.input_gradient;
-    if (s.active && s.trains) rows.back().backward += costs.weight_gradient, sums += costs.sums;
+    if (s.active && s.trains)
+      rows.back().backward += costs.weight_gradient, sums[s.walk] += costs.sums, alone += costs.sums_alone;
   }
   // A gradient that is added to is also read. A gradient that passes through a step is copied, or added by a
   // kernel, unless both activations share it. A step without a row is an activation in front of a step that has one.
@@ -51,13 +54,15 @@ void Plan::Impl::count() {
       if (!r.writes || r.aliased || row == row_of.end()) continue;
       Work& backward = nth(rows, static_cast<int>(row->second)).backward;
       const auto bytes = static_cast<double>(x.bytes);
-      if (r.add) backward.bytes += bytes;
+      if (r.add) backward += r.adding.value_or(Work{.bytes = bytes});
       if (r.passes_to >= 0) backward.bytes += 2 * bytes, backward.launches += r.add ? 1 : 0;
     }
-  if (sums.launches > 0) {
-    sums.launches = std::ceil(std::max(sums.launches / sums_per_launch, sums.bytes / static_cast<double>(most_parts)));
-    rows.push_back({.name = "sums", .backward = sums});
+  for (auto& [number, of_walk] : sums) {
+    of_walk.launches =
+        std::ceil(std::max(of_walk.launches / sums_per_launch, of_walk.bytes / static_cast<double>(most_parts)));
+    alone += of_walk;
   }
+  if (alone.launches > 0) rows.push_back({.name = "sums", .backward = alone});
 }
 
 const std::vector<CostRow>& Plan::costs() const noexcept { return impl_->rows; }
@@ -110,6 +115,13 @@ void Step::costs_reader(const Costs& c) const {
   Plan::Impl& p = *plan_->impl_;
   p.expect_newest(number_);
   if (p.walk == Plan::Impl::Walk::first) p.steps.back().for_reader += c;
+}
+void Step::costs_adding(Flow x, const Work& w) const {
+  Plan::Impl& p = *plan_->impl_;
+  p.expect_newest(number_);
+  if (p.walk != Plan::Impl::Walk::first) return;
+  for (Plan::Impl::Reading& r : p.at(x.id).readings)
+    if (r.step == number_) r.adding = w;
 }
 void Step::reaches(Flow x, const Footprint& r) const {
   Plan::Impl& p = *plan_->impl_;

@@ -45,7 +45,7 @@ Quantizer::Cascade Quantizer::cascade(Parameters& p, const std::string& at, int6
   return c;
 }
 
-Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
+Quantizer::Quantizer(Parameters& p, const CodecConfig& c, Storage surveyed) : config_(c), surveyed_(surveyed) {
   const int64_t latent = c.latent(), positions = c.positions_per_frame();
   if (c.two_rates()) {
     reduce_.emplace(p, "quantizer.long.reduce", latent, latent, positions, Conv1dGeometry{.stride = positions});
@@ -60,18 +60,23 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c) : config_(c) {
 namespace {
 
 /// Distances to all codes are exact, so they do not use tensor cores. `update`: the averages of the codebooks follow
-/// the codes (vq_ema), which reads and writes codebooks and sums and reads the quantised rows.
-Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update) {
+/// the codes (vq_ema), which reads and writes codebooks and sums and reads the quantised rows. `orthogonal`: sums over the
+/// error z - y come first.
+Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update, bool orthogonal) {
   const auto rows = static_cast<double>(z.rows()), latent = static_cast<double>(z.channels),
              stages = static_cast<double>(books.batch), dim = static_cast<double>(books.channels),
              codes = static_cast<double>(books.time);
   const double projections = factorised ? stages * dim * latent : 0;
   const double values = 4 * rows * latent, kept = 4 * rows * stages * dim, book = 4 * stages * codes * dim,
                indices = 4 * rows * stages;
-  // Every step prepares the search: it writes the codebooks in another layout. The search reads the result.
+  // Every step prepares the search: it writes the codebooks in another layout, padded to whole groups of codes, and with
+  // their norms. The search reads the result.
+  constexpr int64_t code_pad = 128;
+  const double prepared =
+      4 * stages * static_cast<double>((books.time + code_pad - 1) / code_pad * code_pad) * (dim + 1);
   Costs c{.forward = {.products = 4 * rows * projections,
                       .floats = 2 * rows * stages * codes * dim,
-                      .bytes = 3 * book + 2 * values + kept + indices + 8 * projections,
+                      .bytes = book + 2 * prepared + 2 * values + kept + indices + 8 * projections,
                       .launches = 3}};
   if (factorised) {
     // Projections of all stages at once, the search by their products, and the sum of the codes' projections.
@@ -86,6 +91,7 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update) {
   } else {
     // dz from dy and the error z - y, which is the sum of the stages' codes.
     c.input_gradient = {.floats = 4 * rows * stages * dim, .bytes = 3 * values + kept, .launches = 1};
+    if (orthogonal) c.input_gradient += {.floats = 4 * rows * stages * dim, .bytes = kept + indices, .launches = 1};
   }
   if (update)
     c.input_gradient +=
@@ -130,7 +136,7 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
   const bool latent_codes = !factorised();
   const auto in = s.reads<float>(z, Until::backward);
   const auto out = s.makes<float>(shape);
-  s.costs(quantizer_costs(shape, books, factorised(), latent_codes && p.training()));
+  s.costs(quantizer_costs(shape, books, factorised(), latent_codes && p.training(), use.orthogonal && latent_codes));
   Quantized q{.flow = out.flow,
               .late = out.flow,
               .codes = p.persistent<int32_t>({.batch = shape.batch, .time = shape.time, .channels = stages})};

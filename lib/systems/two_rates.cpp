@@ -11,19 +11,12 @@
 #include "nn/sum.h"
 
 namespace nacre {
-namespace {
-
-/// The storage of a layer's weights. Before they are allocated, in surveys, it makes no difference.
-Storage storage_of_weights(const Conv1d& layer) {
-  return layer.weight().value16 ? Storage::bfloat16 : Storage::float32;
-}
-
-}  // namespace
-
 Flow plan_rest(Plan& p, Flow z, Flow predicted, View<const int32_t> stages) {
   const Step s = p.step("quantizer.rest");
   const auto whole = s.reads<float>(z), part = s.reads<float>(predicted);
   const auto out = s.makes<float>(z.shape);
+  const Work work{.bytes = 12 * static_cast<double>(z.shape.elements()), .launches = 1};
+  s.costs({.forward = work, .input_gradient = work});
   s.forward([=](Context& c) { rest(c, {.z = whole.value, .p = part.value, .y = out.value}); });
   s.backward([=](Context& c) {
     rest_backward(
@@ -33,14 +26,16 @@ Flow plan_rest(Plan& p, Flow z, Flow predicted, View<const int32_t> stages) {
   return out.flow;
 }
 
+/// That of their weights, once these have memory.
+Storage Quantizer::storage_of_layers() const { return reduce_->weight().value16 ? Storage::bfloat16 : surveyed_; }
 Flow Quantizer::plan_reduced(Plan& p, Flow z) const {
-  return stored_as(p, reduce_->plan(p, stored_as(p, z, storage_of_weights(*reduce_))), Storage::float32);
+  return stored_as(p, reduce_->plan(p, stored_as(p, z, storage_of_layers())), Storage::float32);
 }
 Flow Quantizer::plan_expanded(Plan& p, Flow quantised) const {
-  return stored_as(p, expand_->plan(p, stored_as(p, quantised, storage_of_weights(*reduce_))), Storage::float32);
+  return stored_as(p, expand_->plan(p, stored_as(p, quantised, storage_of_layers())), Storage::float32);
 }
 Flow Quantizer::plan_synthesis(Plan& p, Flow sum) const {
-  return synthesiser_ ? synthesiser_->plan(p, stored_as(p, sum, storage_of_weights(*reduce_))) : sum;
+  return synthesiser_ ? synthesiser_->plan(p, stored_as(p, sum, storage_of_layers())) : sum;
 }
 
 Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) const {
@@ -62,6 +57,7 @@ Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) co
     at_long = {.stages = p.persistent<int32_t>(per_item), .frames = q.frames};
     at_short = {.stages = p.persistent<int32_t>(per_item), .frames = p.persistent<int32_t>(per_item)};
     const Step s = p.step("quantizer.stages");
+    s.costs({.forward = {.launches = 1}});
     s.forward([=, most = long_.stages](Context& c) {
       split_stages(c, {.stages = q.stages,
                        .frames = q.frames,
@@ -93,6 +89,8 @@ Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) co
     const Step s = p.step("quantizer.codes");
     // Codes of the positions of a frame lie behind one another.
     const View<const int32_t> by_frame(short_term.codes.data, {.batch = batch, .time = frames, .channels = columns});
+    s.costs(
+        {.forward = {.bytes = 8 * static_cast<double>(q.codes.shape.elements()), .launches = training ? 3.0 : 2.0}});
     s.forward([=](Context& c) {
       copy_columns(c, {.x = long_term.codes, .y = q.codes, .columns = of_long});
       copy_columns(c, {.x = by_frame, .y = q.codes, .to = of_long, .columns = columns});

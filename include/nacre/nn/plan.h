@@ -76,9 +76,12 @@ struct Work {
 /// Work of a step. Its backward pass computes gradients of the activations that it reads and of its parameters.
 struct Costs {
   Work forward{}, input_gradient{}, weight_gradient{};
+  Work backward{};  ///< of the backward pass, whichever gradients are wanted
   /// Adding the parts of the step's gradients of parameters (Step::parts), which the plan does for many steps at once.
   /// Here `launches` is the number of sums, of which 60 share a launch.
   Work sums{};
+  /// The same of sums that an op adds by itself, each in a launch of its own.
+  Work sums_alone{};
   Costs& operator+=(const Costs&) noexcept;
 };
 struct CostRow {
@@ -180,6 +183,10 @@ class Step {
   /// As costs(), but added to the row of the step that reads the result, if that row has its step's name. The row of a
   /// convolution then includes the preceding activation, whether or not the two are one step.
   void costs_reader(const Costs&) const;
+  /// What the backward pass does beyond its costs where it adds to the gradient of x instead of overwriting it. By
+  /// default it reads the gradient. Bytes may be negative: those of parts that it then leaves alone. Must be called
+  /// after reads().
+  void costs_adding(Flow x, const Work&) const;
   /// Declares which positions of x the output depends on. By default it is the output's own position.
   void reaches(Flow x, const Footprint&) const;
 

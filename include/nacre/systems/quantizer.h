@@ -60,7 +60,8 @@ struct Quantized {
 /// float, except for the convolutions of two rates, which use the storage of the parameters.
 class Quantizer {
  public:
-  Quantizer(Parameters&, const CodecConfig&);
+  /// `surveyed`: the storage of the layers between two rates in a survey, in which the parameters have no memory.
+  Quantizer(Parameters&, const CodecConfig&, Storage surveyed = Storage::float32);
   /// Throws Error(usage) if the latent is not a whole number of frames.
   Quantized plan(Plan&, Flow latent, const QuantizerUse& = {}) const;
   /// Converts codes [batch, frames, 1, codes per frame] to the latent: the sum over the stages that the number of codes
@@ -98,6 +99,7 @@ class Quantizer {
   Flow plan_decode_cascade(Plan&, const std::string& name, const Cascade&, View<const int32_t> codes, int64_t first,
                            int64_t columns, int64_t positions) const;
   Quantized plan_two_rates(Plan&, Flow latent, const QuantizerUse&) const;
+  Storage storage_of_layers() const;
   Flow plan_reduced(Plan&, Flow z) const;
   Flow plan_expanded(Plan&, Flow quantised) const;
   void start_cascade(Context&, const Cascade&, View<const float> latents, uint64_t seed, int64_t stages_before,
@@ -105,6 +107,7 @@ class Quantizer {
   void start_two_rates(Context&, View<const float> latents, uint64_t seed, const StartProgress&) const;
 
   CodecConfig config_;
+  Storage surveyed_;
   Cascade all_{}, long_{};  // with two rates, all_ is the short cascade
   std::optional<Conv1d> reduce_;
   std::optional<ConvTranspose1d> expand_;
