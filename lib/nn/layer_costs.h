@@ -105,8 +105,7 @@ Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeom
     c.weight_gradient.bytes += outputs;
   else
     c.sums = {.bytes = of_bias + 2 * outputs, .launches = 1};
-  if (parts.weight > 1 || engine == ConvEngine::plain)
-    c.sums.bytes += of_weight + float_bytes * weights, c.sums.launches += 1;
+  if (parts.weight > 1 || parts.bias_apart) c.sums.bytes += of_weight + float_bytes * weights, c.sums.launches += 1;
   return c;
 }
 /// Forward: two sums, then one product and one sum. Backward: two sums per channel, then two products; it reads x and
