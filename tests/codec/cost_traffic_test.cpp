@@ -109,8 +109,8 @@ Compared compare(const Case& c) {
   };
   const Amount loaded = counted([&] { step.load(audio, lengths); })[layers_backward];
   // Forward passes and losses alone: which bytes of the layers are those of their forward passes. What measure() copies
-  // is the state that it restores. Losses against
-  // discriminators run these backward, too, so their layers are compared as a whole.
+  // is the state that it restores. Losses against discriminators run these backward, too, so their layers are compared
+  // as a whole.
   const Amount forward = c.judged ? Amount{} : counted([&] { step.measure(); }, false)[layers_backward];
   Compared found{.table = of_table(c), .device = counted([&] { step.run(); })};
   emulation::count_traffic(false);
