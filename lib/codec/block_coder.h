@@ -1,6 +1,11 @@
 #pragma once
 // One direction of a codec over the blocks of a signal (nacre/nn/plan.h: StreamBlock), and the cutting of a signal into
-// blocks.
+// blocks. BlockCoder has the plans, BlockStream the position in one signal. A StreamingEncoder has one of each; the
+// windows of a recurrent codec share the coder that the codec keeps, and have a stream each (CodecBlocks).
+//
+// Time is counted in frames of the signal, and in rows of the result, of which a frame has rows_per_frame(). A run of
+// frames [p, p + n) gives the rows [p r - lag, (p + n) r - lag), with r = rows_per_frame(). BlockStream returns those
+// within the signal, each once.
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
@@ -32,7 +37,8 @@ inline void write_labels(Context& ctx, View<int32_t> labels, bool on) {
   ctx.write<int32_t>(all, labels);
 }
 
-/// The plans of one direction: for blocks of one length, and for a first block if that must be longer.
+/// The plans of one direction: for blocks of one length, and for a first block if that must be longer. The state of the
+/// layers lies in the plans and has the same size in both. A signal that begins is a run with `first`, which clears it.
 template <class In, class Out>
 class BlockCoder {
  public:
@@ -72,6 +78,7 @@ class BlockCoder {
     p.plan.block() = at;
     ctx_.write<In>(in, p.views.in);
     p.plan.run();
+    // The second block, and all after it, run in the other plan, which needs the state of the first.
     if (&p != block_.get()) block_->plan.continue_from(p.plan);
     const auto out = std::span(result_).first(static_cast<size_t>(p.views.out.elements()));
     ctx_.read<Out>(p.views.out, out);
@@ -88,13 +95,13 @@ class BlockCoder {
     }
     Plan plan;
     PlannedBlock<In, Out> views{};
-    int64_t lag = 0;
+    int64_t lag = 0;  // of the result, in its rows
   };
 
   Context ctx_;
   int64_t frames_;
-  std::unique_ptr<Planned> block_, start_;
-  std::vector<Out> result_;
+  std::unique_ptr<Planned> block_, start_;  // start_: null if the first block is as long as the others
+  std::vector<Out> result_;                 // the result of the last run on the host, of the longer plan's size
 };
 
 using EncodeBlocks = BlockCoder<float, int32_t>;
@@ -136,9 +143,11 @@ class BlockStream {
   size_t size_of_block(const BlockCoder<In, Out>& coder) const {
     return static_cast<size_t>(coder.frames(position_ == 0) * coder.in_per_frame());
   }
+  /// Runs the block in waiting_. total: frames of the signal, if this is one of its last blocks; else -1.
   std::span<const Out> run(BlockCoder<In, Out>& coder, int64_t total) {
     const bool first = position_ == 0;
     const int64_t per_frame = coder.rows_per_frame(), begin = position_ * per_frame - coder.lag();
+    // Another signal may have used the coder since. The first block clears the state anyway.
     if (!state_.empty() && !first) coder.write_state(state_);
     const std::span<const Out> out =
         coder.run({.first = position_, .total = total}, first, std::span(waiting_).first(size_of_block(coder)));
@@ -153,8 +162,8 @@ class BlockStream {
     return out.subspan(static_cast<size_t>(from * row), static_cast<size_t>(count * row));
   }
 
-  std::vector<In> waiting_;
-  std::vector<std::byte> state_;
+  std::vector<In> waiting_;       // the block that is being filled: filled_ elements, and room for the longest block
+  std::vector<std::byte> state_;  // of the layers behind the last block; empty if the coder serves this signal alone
   size_t filled_ = 0;
   int64_t pushed_ = 0, position_ = 0, delivered_ = 0;  // elements of In; frames before the next block; rows of Out
 };

@@ -12,7 +12,9 @@
 
 namespace nacre {
 
-/// Marks an object as in use. Throws Error(usage) if another thread is inside a call on the same object.
+/// Marks an object as in use. Throws Error(usage) if another thread is inside a call on the same object, and for a call
+/// from within a call, such as one by a sink. It detects misuse and does not wait. Acquire and release let a thread see
+/// what the call before it wrote, if callers take turns.
 class InUse {
  public:
   InUse(std::atomic<bool>& flag, const char* call, const char* object) : flag_(flag) {
@@ -29,7 +31,7 @@ class InUse {
   std::atomic<bool>& flag_;
 };
 
-/// Calls f() and turns its failed allocations into Error(memory).
+/// Calls f() and turns its failed allocations on the host into Error(memory). Those of a device throw it themselves.
 template <class F>
 auto within_memory(const char* call, F&& f) {
   try {
@@ -56,8 +58,9 @@ inline void expect_samples(const char* call, std::span<const float> samples, int
   expect_finite(call, samples);
 }
 
-/// Marks an object as broken while a call changes it, and for good if the call throws. Throws Error(usage) for an
-/// object that is broken.
+/// Marks an object as broken while a call changes it, and for good if the call throws: only done() clears the mark, and
+/// there is no destructor that would. Throws Error(usage) for an object that is broken. `instead`: what the message
+/// advises.
 class Changing {
  public:
   Changing(bool& broken, const char* call, const char* instead) : broken_(broken) {
@@ -72,12 +75,14 @@ class Changing {
   bool& broken_;
 };
 
+/// The scale of a segment. NaN is not above 0 either.
 inline void expect_scale(const char* call, float scale) {
   if (!(scale > 0) || !std::isfinite(scale))
     throw Error(ErrorKind::usage,
                 std::string(call) + ": a scale of " + std::to_string(scale) + ", expected a positive, finite number");
 }
 
+/// Codes in 0 ... codebook_size - 1. The message has the index of the first one that is not.
 inline void expect_codes(const char* call, std::span<const int32_t> codes, const CodecConfig& config) {
   const auto bad = std::find_if(codes.begin(), codes.end(),
                                 [&](int32_t c) { return c < 0 || static_cast<int64_t>(c) >= config.codebook_size; });

@@ -1,4 +1,14 @@
 // The class Codec, which owns parameters: inference plans and files.
+//
+// Each direction has one plan at a time, for the shape that was reserved last. Items that end together are one run of
+// an inference plan. Items that end apart are one block of a streaming plan, whose layers know where the signal of each
+// item ends. With `lookahead` the samples by which the network looks ahead:
+//
+//   block    frames + ceil(lookahead / hop), or more if the first block of a stream must be longer
+//   input    item b fills its rows 0 ... n_b - 1; zeros follow
+//   result   row r of item b is row r + lag of the plan's result; behind the item's end the caller gets zeros
+//
+// Blocks of long signals (windowed.cpp, streaming.cpp) are recorded by the same walks, with a batch of 1.
 #include <algorithm>
 #include <atomic>
 #include <cstring>
@@ -28,12 +38,13 @@ struct Direction {
   int64_t lag = 0;              // of the result, in its rows
   std::vector<int64_t> totals;  // frames of each item
 
+  /// Whether there is a plan and it serves these shapes. The shape of codes includes the number of codebooks.
   bool fits(Shape wanted_in, Shape wanted_out, Codec::Ends wanted) const {
     return plan && in == wanted_in && out == wanted_out && ends == wanted;
   }
 };
 
-/// One item of a batch, from its row `first` on.
+/// `count` rows of one item of a batch, from its row `first` on. Items are contiguous, so the part is one copy.
 template <class T>
 View<T> part_of(View<T> v, int64_t item, int64_t first, int64_t count) {
   v.data += (item * v.shape.time + first) * v.shape.channels;
@@ -44,6 +55,7 @@ View<T> part_of(View<T> v, int64_t item, int64_t first, int64_t count) {
 }  // namespace
 
 struct Codec::Impl {
+  /// `system` registers its layers in `parameters`, which are allocated once they are complete. Without gradients.
   Impl(Context& c, CodecConfig cfg, Storage stored)
       : ctx(c.share()), config(std::move(cfg)), storage(stored), system(parameters, config) {
     config.check();
@@ -51,11 +63,16 @@ struct Codec::Impl {
   }
 
   void reserve(int64_t batch, int64_t samples, Use, int64_t codebooks, Ends);
+  /// Plans one direction: `in` and `out` are the caller's shapes of `frames` frames, `latency` what a stream of this
+  /// direction needs (none for items that end together), walk(plan, frames) records a block of so many frames.
   template <class In, class Out, class Walk>
   void reserve(Direction<In, Out>&, Shape in, Shape out, int64_t frames, Ends, const StreamingLatency&, const Walk&);
+  /// lengths: rows of `in` of each item; empty: all.
   template <class In, class Out>
   void run(Direction<In, Out>&, View<const In>, View<Out>, std::span<const int64_t> lengths);
   View<int32_t> plan_labels(Plan&, Denoise half, int64_t batch) const;
+  /// Audio [batch, samples, 1, audio_channels] to codes [batch, frames, 1, codes per frame], and back. stages: how many
+  /// codebooks are used.
   PlannedBlock<float, int32_t> walk_encoder(Plan&, int64_t batch, int64_t samples, int64_t stages) const;
   PlannedBlock<int32_t, float> walk_decoder(Plan&, int64_t batch, int64_t frames, int64_t stages) const;
 
@@ -75,6 +92,7 @@ struct Codec::Impl {
 };
 
 Codec::Codec(Context& ctx, CodecConfig config, Storage storage) {
+  // check() comes first: Impl builds the layers in its initialisers, before its body.
   impl_ = within_memory("Codec", [&] {
     config.check();
     return std::make_unique<Impl>(ctx, std::move(config), storage);
@@ -127,6 +145,7 @@ void Codec::set_denoise(bool on) {
   if (on && m.config.denoise == Denoise::none)
     throw Error(ErrorKind::usage, "set_denoise: codec.denoise is none, expected encoder or decoder");
   m.denoises = on;
+  // Labels are memory that plans read when they run, so no plan has to be made again. Later plans take `denoises`.
   within_memory("set_denoise", [&] {
     if (m.encoding.plan) write_labels(m.ctx, m.encoding.planned.labels, on);
     if (m.decoding.plan) write_labels(m.ctx, m.decoding.planned.labels, on);
@@ -151,6 +170,7 @@ void Codec::reserve_inference(int64_t batch, int64_t samples, Use use, int64_t c
   const InUse alone(inside(impl_, "reserve_inference").in_use, "reserve_inference", "codec");
   within_memory("reserve_inference", [&] { impl_->reserve(batch, samples, use, codebooks, ends); });
 }
+/// Labels for the half that denoises on request, if it is this one; else none.
 View<int32_t> Codec::Impl::plan_labels(Plan& p, Denoise half, int64_t batch) const {
   if (config.denoise != half) return {};
   const auto labels = p.persistent<int32_t>({.channels = batch});
@@ -185,6 +205,8 @@ void Codec::Impl::reserve(Direction<In, Out>& d, Shape in, Shape out, int64_t fr
   // and encode() and decode() refuse.
   d.plan.reset();
   const bool apart = ends == Ends::apart;
+  // The last frames of an item come out of the block only if the block goes on behind them by what the network looks
+  // ahead.
   const int64_t hop = config.hop(), block = frames + (latency.lookahead + hop - 1) / hop,
                 length = apart ? std::max(block, latency.start / hop) : frames;
   auto plan = std::make_unique<Plan>(ctx, apart ? Purpose::streaming : Purpose::inference, apart ? length : 0);
@@ -192,6 +214,7 @@ void Codec::Impl::reserve(Direction<In, Out>& d, Shape in, Shape out, int64_t fr
     d.planned = walk(p, length);
     d.lag = apart ? p.lag(d.planned.late) : 0;
   });
+  // The plan itself comes last: if something fails before, this direction has none.
   d.in = in, d.out = out, d.ends = ends;
   d.totals.assign(apart ? static_cast<size_t>(in.batch) : 0, frames);
   write_labels(ctx, d.planned.labels, denoises);
@@ -246,6 +269,7 @@ void expect_lengths(const char* call, std::span<const int64_t> lengths, Codec::E
 
 template <class In, class Out>
 void Codec::Impl::run(Direction<In, Out>& d, View<const In> in, View<Out> out, std::span<const int64_t> lengths) {
+  // Copies between the caller's memory and the plan's, in stream order; nothing waits for the device.
   if (d.ends == Ends::together) {
     ctx.copy<In>(in, d.planned.in);
     d.plan->run();
@@ -255,6 +279,7 @@ void Codec::Impl::run(Direction<In, Out>& d, View<const In> in, View<Out> out, s
       ctx.copy<Out>(part_of(d.planned.out, b, 0, out.shape.time), part_of(out, b, 0, out.shape.time));
     return;
   }
+  // in_rows and out_rows: rows of a frame, at the input and in the result.
   const int64_t batch = in.shape.batch, frames = d.plan->block_frames(), in_rows = d.planned.in.shape.time / frames,
                 out_rows = d.planned.out.shape.time / frames;
   const auto length = [&](int64_t b) { return lengths.empty() ? in.shape.time : lengths[static_cast<size_t>(b)]; };
@@ -265,6 +290,7 @@ void Codec::Impl::run(Direction<In, Out>& d, View<const In> in, View<Out> out, s
     if (n > 0) ctx.copy<In>(part_of(in, b, 0, n), part_of(d.planned.in, b, 0, n));
     d.totals[static_cast<size_t>(b)] = (n + in_rows - 1) / in_rows;
   }
+  // Every call is a whole signal, so the layers' state of the last one is cleared. `totals` is read during the run.
   d.plan->reset();
   d.plan->block() = {.first = 0, .totals = d.totals};
   d.plan->run();
@@ -286,7 +312,8 @@ void Codec::encode(View<const float> audio, View<int32_t> codes, std::span<const
   expect_scales("encode", scales, m.config, audio.shape.batch);
   expect_data("encode", "audio", audio);
   expect_data("encode", "codes", codes);
-  // On CUDA the samples are on the device, and reading them back would make the host wait.
+  // Values behind an item's length are not read, so they may be anything. On CUDA the samples are on the device, and
+  // reading them back would make the host wait.
   if (m.ctx.device().kind == Device::cpu)
     for (int64_t b = 0; b < audio.shape.batch; ++b) {
       const int64_t n = lengths.empty() ? audio.shape.time : lengths[static_cast<size_t>(b)];
@@ -321,6 +348,8 @@ void Codec::decode(View<const int32_t> codes, View<float> audio, std::span<const
 
 // ---- blocks
 
+// The walk runs while the blocks are made. What it records refers to the codec's parameters, so the codec outlives its
+// blocks.
 std::unique_ptr<EncodeBlocks> CodecBlocks::encoder(Codec& codec, const char* call, int64_t frames, int64_t codebooks) {
   const Codec::Impl& m = inside(codec.impl_, call);
   const int64_t stages = m.config.codebooks_used(call, codebooks);
@@ -340,7 +369,7 @@ std::unique_ptr<DecodeBlocks> CodecBlocks::decoder(Codec& codec, const char* cal
 EncodeBlocks& CodecBlocks::shared_encoder(Codec& codec, int64_t frames, int64_t codebooks) {
   Codec::Impl& m = inside(codec.impl_, "encoder");
   if (!m.encode_blocks || m.encode_blocks->frames(false) != frames || m.encode_stages != codebooks) {
-    m.encode_blocks.reset();
+    m.encode_blocks.reset();  // first, so that both are never in memory at once
     m.encode_blocks = encoder(codec, "encoder", frames, codebooks), m.encode_stages = codebooks;
   }
   return *m.encode_blocks;
@@ -410,6 +439,8 @@ std::string listing(const char* kind, const std::vector<std::string>& names) {
   return text + ";";
 }
 
+/// Sets the model's tensors from a file. First every tensor of the model is looked for, then everything is reported or
+/// refused, and only then is the first value written. Tensors of another shape keep their values.
 LoadReport load_from(Context& ctx, Parameters& parameters, const WeightsFile& file, bool strict) {
   struct Wanted {
     std::string name;
@@ -417,12 +448,15 @@ LoadReport load_from(Context& ctx, Parameters& parameters, const WeightsFile& fi
     WeightsFile::Place place;
   };
   LoadReport report;
+  // The model's tensors that the file has. Addresses in `used` and `misshapen` are those of the file's tensors, since
+  // one of them may give several of the model's (a product of gain and direction).
   std::vector<Wanted> wanted;
   std::vector<const StoredTensor*> used, misshapen;
   parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float>) {
     const WeightsFile::Place place = file.find(name);
     if (place.tensor == nullptr) {
-      // The product of a gain and a direction would be missing twice.
+      // The product of a gain and a direction would be missing twice. Its two names follow each other, because
+      // each_tensor() goes in order of name.
       if (std::string theirs = file.name_of(name); report.missing.empty() || report.missing.back() != theirs)
         report.missing.push_back(std::move(theirs));
       return;

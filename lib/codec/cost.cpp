@@ -1,3 +1,6 @@
+// Cost of a training step. The steps of the network and the losses declare their own costs (Step::costs), so most rows
+// come from a survey of the same walk as TrainingStep's (training_step.cpp), which must change with it. What runs
+// outside of steps is counted here: the copy of the batch, the products of projections, and the optimizer.
 #include "nacre/codec/cost.h"
 
 #include <algorithm>
@@ -9,6 +12,7 @@
 namespace nacre {
 namespace {
 
+/// name, source, bytes/s of a copy, operations/s in fp32, tf32 and bf16.
 const std::vector<DeviceCeilings>& known_devices() {
   static const std::vector<DeviceCeilings> all{
       {"h200", "copy and bf16 measured, the rest nominal", 4.3e12, 60e12, 400e12, 790e12},
@@ -31,7 +35,7 @@ void add_optimizer(std::vector<CostRow>& rows, const std::string& name, const Pa
     if (p.trained) trained += static_cast<double>(p.shape.elements());
   const double rest = trained - weights - gains;
   const auto element = static_cast<double>(bytes_per_element(storage));
-  // A value and its two moments are read and written, the gradient is read, and so is the average.
+  // In floats: a value, its two moments and its average are read and written, and the gradient is read.
   const double updated = 4 * (averaged ? 9 : 7);
   rows.push_back({.name = name + ".zeros", .backward = {.bytes = 4 * rest}});
   // Of each row a description is read in every pass, and sums are written and read.
@@ -46,7 +50,9 @@ void add_optimizer(std::vector<CostRow>& rows, const std::string& name, const Pa
                                .launches = 3}});
 }
 
-/// The products of the quantizer's projections, from float copies of these if they are stored in bf16.
+/// What every update derives from the projections of a factorised quantizer (systems/projections.h): their products,
+/// [stages dim, latent] by [latent, stages dim], from float copies of the projections if they are stored in bf16. 6
+/// bytes per element of a copy: 2 read, 4 written.
 void add_projections(std::vector<CostRow>& rows, const CodecConfig& c, Storage storage) {
   const auto width = static_cast<double>(c.n_codebooks * c.codebook_dim),
              weights = 2 * width * static_cast<double>(c.latent());
@@ -57,6 +63,7 @@ void add_projections(std::vector<CostRow>& rows, const CodecConfig& c, Storage s
 }
 
 /// The copy of a batch behind its arrival: samples are written to the device, read there and written again.
+/// 4 bytes for each of these per float.
 CostRow batch_row(double samples) { return {.name = "batch", .forward = {.bytes = 12 * samples}}; }
 
 }  // namespace
@@ -82,6 +89,7 @@ Arithmetic arithmetic(const std::string& name) {
   throw Error(ErrorKind::usage, "precision \"" + name + "\" is unknown; expected fp32, tf32 or bf16");
 }
 
+/// Without tensor cores, all operations share one unit, so their times add up. With them, both kinds may overlap.
 double floor_seconds(const Work& w, const DeviceCeilings& d, Arithmetic a) {
   if (a == Arithmetic::fp32) return std::max((w.products + w.floats) / d.fp32, w.bytes / d.copy);
   return std::max({w.products / (a == Arithmetic::tf32 ? d.tf32 : d.bf16), w.floats / d.fp32, w.bytes / d.copy});
@@ -91,6 +99,7 @@ std::vector<CostRow> step_cost(const CodecConfig& c, const LossConfig& loss, int
                                Arithmetic a, const DiscriminatorConfig& discriminator, bool averaged) {
   const int64_t frames = (samples + c.hop() - 1) / c.hop();
   const Storage storage = a == Arithmetic::bf16 ? Storage::bfloat16 : Storage::float32;
+  // A survey: nothing runs, and no parameter has memory.
   Context ctx({.threads = 1, .precision = a == Arithmetic::tf32 ? Precision::tf32 : Precision::fp32});
   Parameters layers, of_discriminators;
   const bool adversarial = loss.adversarial > 0;

@@ -1,4 +1,5 @@
-// Random initial values of a larger scale. The header describes them.
+// Random initial values of a larger scale. The header describes them. Parameters are recognised by name and by the
+// shape in the file, so the start serves every topology whose layers have PyTorch's names.
 #include "nacre/codec/scaled_start.h"
 
 #include <cmath>
@@ -7,6 +8,7 @@
 namespace nacre {
 namespace {
 
+/// Multiplies all values of a parameter, in double, rounded once.
 void multiply(Context& ctx, const Parameter& p, double factor) {
   std::vector<float> values(static_cast<size_t>(p.value.elements()));
   ctx.read<float>(p.value, values);
@@ -28,6 +30,7 @@ std::string convolution_of(const Parameter& p) {
 }  // namespace
 
 void scaled_start(Context& ctx, Parameters& parameters) {
+  // Two passes: a bias or a gain alone does not tell whether its layer is a convolution.
   std::set<std::string> layers;
   for (const Parameter& p : parameters.all())
     if (const std::string layer = convolution_of(p); !layer.empty()) layers.insert(layer);
@@ -36,9 +39,11 @@ void scaled_start(Context& ctx, Parameters& parameters) {
     const size_t dot = name.rfind('.');
     if (!layers.contains(name.substr(0, dot))) continue;
     const std::string part = name.substr(dot);
+    // With weight normalisation the gain is multiplied, and the direction stays. A layer has either that or .weight.
     if (part == ".weight_v") continue;
     multiply(ctx, p, part == ".bias" ? 0 : std::sqrt(3.0));
   }
+  // Effective weights follow from the new gains.
   parameters.refresh(ctx);
 }
 

@@ -1,3 +1,5 @@
+// Streaming encoder and decoder: one signal at a time, in blocks. block_coder.h has the plans and the cutting into
+// blocks; here are the checks of arguments, the life of an object (push, finish, reset), and the delays.
 #include "nacre/codec/streaming.h"
 
 #include <string>
@@ -8,6 +10,7 @@
 namespace nacre {
 namespace {
 
+/// Throws Error(usage) for a codec that cannot be coded in blocks, and for a block of no or too many frames.
 void expect_streamable(const char* object, const CodecConfig& c, const StreamingOptions& o) {
   if (c.needs_whole_signal())
     throw Error(ErrorKind::usage, std::string(object) + ": codec.norm is group, so every frame depends on the whole " +
@@ -21,7 +24,8 @@ void expect_streamable(const char* object, const CodecConfig& c, const Streaming
                                       " frames, expected 1 to " + std::to_string(most));
 }
 
-/// Of a plan's result, which is `lag` of `rows_per_frame` rows late.
+/// The delays in samples, of a plan whose result is `lag` rows late, where a frame of hop samples has `rows_per_frame`
+/// rows. `start_frames`: length of the first block; not above block_frames if it is like the others.
 StreamingLatency latency_of(int64_t hop, int64_t block_frames, int64_t start_frames, int64_t lag,
                             int64_t rows_per_frame) {
   return {.block = block_frames * hop,
@@ -29,7 +33,8 @@ StreamingLatency latency_of(int64_t hop, int64_t block_frames, int64_t start_fra
           .start = start_frames > block_frames ? start_frames * hop : 0};
 }
 
-/// Surveys one half of a codec without allocating its memory.
+/// Delays of one half of a codec, from a survey, which allocates no memory for it. `frame` gives the shape of one frame
+/// of the half's input. One thread is enough, because nothing runs.
 StreamingLatency surveyed(const char* call, const CodecConfig& c, int64_t block_frames,
                           Net (*build)(Parameters&, const CodecConfig&), Shape (*frame)(const CodecConfig&)) {
   return within_memory(call, [&] {
@@ -49,7 +54,9 @@ StreamingLatency surveyed(const char* call, const CodecConfig& c, int64_t block_
   });
 }
 
-/// A direction of a codec for one signal at a time, with its checks.
+/// A direction of a codec for one signal at a time, with its checks. The blocks are its own, so the stream need not
+/// keep their state (BlockStream's `shared` is false). Calls mark the object as in use and not the codec, of which they
+/// only read parameters.
 template <class In, class Out, class Sink>
 struct Streaming {
   Streaming(const char* object, std::unique_ptr<BlockCoder<In, Out>> made, Sink to)
@@ -60,12 +67,13 @@ struct Streaming {
   BlockStream<In, Out> stream;
   Sink sink;
   std::atomic<bool> in_use{false};
-  bool finished = false, broken = false;
+  bool finished = false, broken = false;  // finish() was called; a call failed (see Changing). reset() clears both
 
   void expect_unfinished(const char* call) const {
     if (finished)
       throw Error(ErrorKind::usage, std::string(call) + ": called after finish; expected reset before another signal");
   }
+  /// Runs the blocks that x completes, and keeps the rest of x. deliver(rows) gets every result that is not empty.
   template <class Deliver>
   void push(std::span<const In> x, Deliver&& deliver) {
     Changing change(broken, "push", "reset before another signal");
@@ -75,6 +83,8 @@ struct Streaming {
     });
     change.done();
   }
+  /// Runs blocks until all rows of the signal have been delivered. Results are late, so this may take several blocks
+  /// behind the signal's end. Returns the frames of the signal.
   template <class Deliver>
   int64_t finish(Deliver&& deliver) {
     expect_unfinished("finish");
@@ -121,6 +131,7 @@ struct StreamingEncoder::Impl : Streaming<float, int32_t, Sink> {
         hop(codec.config().hop()),
         channels(codec.config().audio_channels) {}
   int64_t hop, channels;
+  /// Hands rows of codes to the sink, as a view [1, frames, 1, codes per frame].
   auto deliver() {
     return [this](std::span<const int32_t> codes) {
       const int64_t stages = blocks->out_row();
@@ -167,7 +178,7 @@ struct StreamingDecoder::Impl : Streaming<int32_t, float, Sink> {
       : Streaming("StreamingDecoder", CodecBlocks::decoder(codec, "StreamingDecoder", o.block_frames, o.codebooks),
                   std::move(to)),
         config(codec.config()) {}
-  CodecConfig config;
+  CodecConfig config;  // a copy: push() checks codes against it without touching the codec
 };
 
 StreamingDecoder::StreamingDecoder(Codec& codec, Sink sink, StreamingOptions options) {

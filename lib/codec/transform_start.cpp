@@ -1,4 +1,12 @@
-// Initial values that make a codec a lapped-transform codec. The header describes the method.
+// Initial values that make a codec a lapped-transform codec. The header describes the method. The layers' names are
+// those of network dac (lib/systems/dac.cpp):
+//
+//   encoder.block.0                    audio -> pair      decoder.model.0              latent -> pairs
+//   encoder.block.i.block.0 ...        residual units     decoder.model.i.block.1      strided layer, transposed
+//   encoder.block.i.block.<units + 1>  strided layer      decoder.model.i.block.2 ...  residual units
+//   encoder.block.<n + 2>              pairs -> latent    decoder.model.<n + 2>        pair -> audio
+//
+// for i = 1 ... n and n strides. All values are computed in double and rounded once, when Model stores them.
 #include "nacre/codec/transform_start.h"
 
 #include <algorithm>
@@ -40,10 +48,11 @@ std::vector<OddStep> towards_atanh(int64_t steps, bool two_terms) {
   return {{{-0.0884, 2.9634}, {0.2, 1.5236}}, {{0.2, 1.3814}, {0.2, 1.3796}}, {{-0.1746, 1.2291}, {0.2, 0.6532}}};
 }
 
-/// Positions in front of the first sample that a strided layer of the codec reads.
+/// Positions in front of the first sample that a strided layer of the codec reads: its padding on the left.
 int64_t strided_padding(int64_t stride) { return (stride + 1) / 2; }
 
-/// A weight in file layout: [first, second, taps].
+/// A weight in file layout: [first, second, taps]. That is [out, in, taps] for a convolution and [in, out, taps] for a
+/// transposed one.
 struct Taps {
   int64_t first = 0, second = 0, taps = 0;
   std::vector<double> values;
@@ -86,7 +95,9 @@ Taps polyphase(int64_t phases, int64_t rate) {
   return w;
 }
 
-/// The strided layers, from the one next to the waveform to the one next to the latent.
+/// The strided layers, from the one next to the waveform to the one next to the latent. A layer of stride r turns
+/// `phases` signals (the product of the strides before it) into phases * r signals at a rate r times lower; the last
+/// one turns them into bands.
 std::vector<Taps> strided(const std::vector<int64_t>& rates, int64_t bands) {
   std::vector<Taps> layers;
   int64_t phases = 1;
@@ -166,7 +177,8 @@ class Model {
   std::map<std::string, Tensor> tensors_;
 };
 
-/// Sets the first output channels of a convolution to the trunk, which reads no channels besides its own.
+/// Sets the first output channels of a convolution to the trunk, which reads no channels besides its own. `trunk` is a
+/// part of the layer's weight, with as many taps: [trunk.first of out, trunk.second of in, taps].
 void set_rows(Model& m, const std::string& layer, const Taps& trunk) {
   Taps w = m.weight(layer);
   for (int64_t f = 0; f < trunk.first; ++f)
@@ -229,6 +241,7 @@ TransformStart transform_start_of(const CodecConfig& c) {
   if (c.network != "dac") return refused("network is " + in_quotes(c.network) + ", expected \"dac\"");
   if (c.two_rates()) return refused("long_codebooks is " + std::to_string(c.long_codebooks) + ", expected 0");
   if (c.audio_channels != 1) return refused("audio_channels is " + std::to_string(c.audio_channels) + ", expected 1");
+  // A layer of `width` channels in front of a strided one has to carry `phases` pairs.
   const auto narrow = [&](const char* half_of, int64_t layer, int64_t width, int64_t phases) {
     return refused(std::string(half_of) + " layer " + std::to_string(layer) + " has " + std::to_string(width) +
                    " channels, expected " + std::to_string(2 * phases) + " or more");
@@ -263,7 +276,7 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
   const double left = left_by(c.activation);
   const double gain =
       c.activation == ActivationKind::elu || c.activation == ActivationKind::tanh ? small_gain : trunk_gain;
-  const auto units = static_cast<int64_t>(c.dilations.size());
+  const auto units = static_cast<int64_t>(c.dilations.size());  // residual units of a block
   const int64_t bands = start.bands, centre = c.kernel_size / 2;
   const auto at = [](const std::string& before, int64_t i) { return before + std::to_string(i); };
 
@@ -286,6 +299,7 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
     out.at(i, 2 * i, 1) = 1 / (2 * left * gain);
     out.at(i, 2 * i + 1, 1) = -1 / (2 * left * gain);
   }
+  // Channels of the latent behind the bands keep their random weights.
   set_rows(m, at(encoder, blocks + 2), out);
 
   // Decoder: the same in reverse. Transposed layers with the same weights are the adjoint.
@@ -300,6 +314,7 @@ TransformStart transform_start(Context& ctx, Parameters& parameters, const Codec
     set_columns(m, block + "1", paired(synthesis[static_cast<size_t>(layers - 1 - i)], 1 / left));
     for (int64_t u = 0; u < units; ++u) close_unit(m, at(block, 2 + u));
   }
+  // Channels of the last block, which halve with every block. Two terms need two pairs.
   const int64_t width = c.decoder_dim >> layers;
   // The units in front of the final tanh approximate its inverse (docs/decisions/tanh-inverse-at-start.md). Other
   // activations cannot make these terms, so the tanh then distorts loud samples.

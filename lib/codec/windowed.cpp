@@ -1,3 +1,12 @@
+// Coding of long signals by windows. The header has the rules. The configuration decides which of four ways is taken:
+//
+//   segmented             segment by segment (run_whole, take_segment), joined by OverlapAdd
+//   needs_whole_signal    nothing until the end, then everything at once
+//   in_blocks             recurrent: blocks of a stream with state (run_blocks), once the signal exceeds a window
+//   takes_windows         windows that overlap by the receptive field (WindowSchedule, run)
+//
+// Encoder and decoder are twins. Both collect what is pushed in `buffer_`, whose first element is that of
+// buffer_start_, run what is complete, and drop what no later window needs. end() runs the rest.
 #include "nacre/codec/windowed.h"
 
 #include <algorithm>
@@ -37,6 +46,14 @@ int64_t fitting_window(int64_t window, int64_t context, int64_t total) {
 
 // ---- WindowSchedule
 
+// Windows and what is kept of them, for a window of 8 frames and a context of 2, so that step is 4 (+ kept, - dropped):
+//
+//   frame      0   4   8   12
+//   window 0   ++++++--
+//   window 1       --++++--
+//   last            -----+++     of a signal of 13 frames: it begins at 13 - 8
+//
+// Kept parts follow each other without gaps; done_ is the number of frames kept so far.
 WindowSchedule::WindowSchedule(int64_t window, int64_t context)
     : window_(window), context_(context), step_(window - 2 * context) {
   if (context < 0 || step_ < 1)
@@ -50,6 +67,7 @@ bool WindowSchedule::next(int64_t available, Window& out) {
   const int64_t start = index_ * step_;
   if (start + window_ >= available) return false;  // not >: this window could be the last one
   ++index_;
+  // For every window but the first, done_ is start + context here.
   out = {start, window_, done_, start + window_ - context_ - done_};
   done_ += out.kept;
   return true;
@@ -57,8 +75,9 @@ bool WindowSchedule::next(int64_t available, Window& out) {
 
 bool WindowSchedule::last(int64_t total, Window& out) {
   if (done_ >= total) return false;
-  // Shifted back to end at the end of the signal. It starts at or before done_ - context, or at 0, so the first kept
-  // frame has its whole context.
+  // Shifted back to end at the end of the signal. Once next() has returned false for `total`, total is at most index_ *
+  // step + window, so this window starts at or before index_ * step = done_ - context, or at 0. The first kept frame
+  // has its whole context.
   const int64_t start = std::max<int64_t>(0, total - window_);
   out = {start, total - start, done_, total - done_};
   done_ = total;
@@ -72,6 +91,7 @@ int64_t WindowSchedule::needed_from() const {
 
 namespace {
 
+// Checks of arguments, before any member is used.
 void expect_unfinished(const char* call, bool finished) {
   if (finished)
     throw Error(ErrorKind::usage,
@@ -100,11 +120,14 @@ WindowedEncoder::WindowedEncoder(Codec& codec, Sink sink, int64_t window_frames,
       stages_(codec.config().codebooks_used("WindowedEncoder", codebooks)),
       columns_(codec.config().codes_per_frame(stages_)),
       context_(codec.config().encoder_context()),
+      // Where windows are used, one of at most twice the context is refused here. Other codecs ignore the schedule, or
+      // set it again in end(), so any valid one will do.
       schedule_(std::max(window_, takes_windows(codec.config()) ? 0 : 2 * context_ + 1), context_) {}
 WindowedEncoder::WindowedEncoder(WindowedEncoder&&) noexcept = default;
 WindowedEncoder::~WindowedEncoder() = default;
 
-/// Codes the samples [from, to) of the signal, without what lies around them.
+/// Codes the samples [from, to) of the signal, without what lies around them. They must be in the buffer. Copies to the
+/// device and back, and waits.
 WindowedEncoder::Coded WindowedEncoder::code(int64_t from, int64_t to) {
   const CodecConfig& config = codec_.config();
   const int64_t samples = to - from, frames = config.frames_of(samples), width = config.audio_channels;
@@ -126,16 +149,19 @@ WindowedEncoder::Coded WindowedEncoder::code(int64_t from, int64_t to) {
   return coded;
 }
 
+/// Codes a window and passes on the frames that are kept of it.
 void WindowedEncoder::run(const WindowSchedule::Window& w) {
   const int64_t hop = codec_.config().hop();
   const Coded coded = code(w.start * hop, (w.start + w.frames) * hop);
   sink_(View<const int32_t>(coded.codes.data() + (w.keep - w.start) * columns_, {.time = w.kept, .channels = columns_}),
         1);
 }
+/// Codes samples as a signal of their own, such as a segment, and passes all frames on.
 void WindowedEncoder::run_whole(int64_t from, int64_t to) {
   const Coded coded = code(from, to);
   sink_({coded.codes.data(), {.time = codec_.config().frames_of(to - from), .channels = columns_}}, coded.scale);
 }
+/// Forgets the samples before this one. A segment's successor may begin behind the newest sample.
 void WindowedEncoder::drop_before(int64_t sample) {
   sample = std::min(sample, samples_);
   if (sample <= buffer_start_) return;
@@ -146,6 +172,7 @@ void WindowedEncoder::drop_before(int64_t sample) {
 /// Passes on what has been pushed, and ends the signal if it is the last part.
 void WindowedEncoder::run_blocks(bool last) {
   const char* const call = last ? "finish" : "push";
+  // The stream copies what it needs, so the buffer is empty afterwards. buffer_start_ is not used from here on.
   const std::vector<float> taken = std::exchange(buffer_, {});
   std::span<const float> x = taken;
   std::vector<int32_t> codes;
@@ -157,6 +184,7 @@ void WindowedEncoder::run_blocks(bool last) {
       if (!blocks_) blocks_ = std::make_unique<BlockStream<float, int32_t>>(coder, true);
       more = !x.empty() || (last && blocks_->owes(coder));
       if (!more) break;
+      // take() shortens x. Copied, because the result belongs to the coder, which the sink may use for another signal.
       const std::span<const int32_t> rows = x.empty() ? blocks_->take_last(coder) : blocks_->take(coder, x);
       codes.assign(rows.begin(), rows.end());
     }
@@ -172,6 +200,7 @@ void WindowedEncoder::push(std::span<const float> samples) {
   within_memory("push", [&] { take(samples); });
   change.done();
 }
+/// push() after its checks.
 void WindowedEncoder::take(std::span<const float> samples) {
   const CodecConfig& config = codec_.config();
   const int64_t hop = config.hop(), width = config.audio_channels;
@@ -188,6 +217,7 @@ void WindowedEncoder::take(std::span<const float> samples) {
     }
     if (config.needs_whole_signal()) continue;
     if (in_blocks(config)) {
+      // A signal of at most one window is coded as a whole, by end(). The first run of blocks takes all that waited.
       if (samples_ > window_ * hop) run_blocks(false);
       continue;
     }
@@ -208,9 +238,11 @@ int64_t WindowedEncoder::finish() {
   change.done();
   return samples_;
 }
+/// Codes what is left when the signal has ended.
 void WindowedEncoder::end() {
   if (blocks_) return run_blocks(true);
   const CodecConfig& config = codec_.config();
+  // Segments that begin before the end of the signal and reach beyond it are shorter than the others.
   if (config.takes_any_length()) {
     for (; buffer_start_ < samples_; drop_before(config.segmented() ? buffer_start_ + config.segment_stride : samples_))
       run_whole(buffer_start_, config.segmented() ? std::min(samples_, buffer_start_ + config.segment) : samples_);
@@ -219,7 +251,8 @@ void WindowedEncoder::end() {
   const int64_t frames = config.frames_of(samples_);
   // Whole frames: the last one is padded with zeros.
   buffer_.resize(static_cast<size_t>((frames * config.hop() - buffer_start_) * config.audio_channels), 0.0f);
-  // Short enough for one window of the usual length, so no window has been computed yet, and shorter ones may be used.
+  // A recurrent codec gets one window of everything. Where windows overlap, a signal of at most one window of the usual
+  // length has had none computed yet, and shorter ones may be used.
   if (in_blocks(config))
     schedule_ = WindowSchedule(std::max(frames, 2 * context_ + 1), context_);
   else if (frames <= window_)
@@ -243,7 +276,7 @@ WindowedDecoder::WindowedDecoder(Codec& codec, Sink sink, int64_t window_frames,
 WindowedDecoder::WindowedDecoder(WindowedDecoder&&) noexcept = default;
 WindowedDecoder::~WindowedDecoder() = default;
 
-/// The samples of frames, without what lies around them.
+/// The samples of frames, without what lies around them: hop for each frame, channels interleaved.
 std::vector<float> WindowedDecoder::samples_of(std::span<const int32_t> frames, float scale) {
   const CodecConfig& config = codec_.config();
   const int64_t count = static_cast<int64_t>(frames.size()) / columns_, samples = count * config.hop();
@@ -325,11 +358,12 @@ void WindowedDecoder::take_segment(std::span<const int32_t> codes, float scale) 
   if (frames < codec_.config().frames_of(codec_.config().segment)) short_frames_ = frames;
   frames_ += frames;
   const std::vector<float> samples = samples_of(codes, scale);
-  // A last frame may have more samples than a whole segment. They belong to the next one.
+  // If a segment is no whole number of frames, its last frame gives more samples. They belong to the next segment.
   const CodecConfig& c = codec_.config();
   sink_(overlap_->add(
       std::span(samples).first(std::min(samples.size(), static_cast<size_t>(c.segment * c.audio_channels)))));
 }
+/// push() after its checks, for all codecs but segmented ones.
 void WindowedDecoder::take(std::span<const int32_t> codes) {
   const auto piece = static_cast<size_t>(window_ * columns_);
   for (size_t at = 0; at < codes.size(); at += piece) {
@@ -360,6 +394,7 @@ void WindowedDecoder::finish() {
   finished_ = true;
   change.done();
 }
+/// Decodes what is left when the signal has ended.
 void WindowedDecoder::end() {
   if (blocks_) return run_blocks(true);
   if (codec_.config().segmented()) {

@@ -1,3 +1,5 @@
+// Opus through libsndfile: samples -> resampled to a rate of Opus -> Ogg Opus in memory -> decoded -> resampled back.
+// The size counts the packets and not their container, so the Ogg pages are parsed here.
 #include "nacre/training/baseline.h"
 
 #include <sndfile.h>
@@ -29,6 +31,7 @@ struct MemoryFile {
   size_t at = 0;
 };
 
+// The five functions that libsndfile calls instead of those of a file on disk. `user` is the MemoryFile.
 sf_count_t length_of(void* user) { return static_cast<sf_count_t>(static_cast<MemoryFile*>(user)->bytes.size()); }
 sf_count_t position_of(void* user) { return static_cast<sf_count_t>(static_cast<MemoryFile*>(user)->at); }
 sf_count_t seek_in(sf_count_t offset, int whence, void* user) {
@@ -55,6 +58,7 @@ sf_count_t write_to(const void* from, sf_count_t count, void* user) {
   return count;
 }
 
+/// The file must outlive the sound. Throws Error(usage) if libsndfile refuses the format.
 Sound open_memory(MemoryFile& file, int mode, SF_INFO& info) {
   // libsndfile copies the table, and keeps the pointer to the file.
   SF_VIRTUAL_IO io{
@@ -81,6 +85,8 @@ int opus_rate(int sample_rate) {
 
 /// Total size of an Ogg file's packets after the first two (identification and comment). Pages: RFC 3533, section 6.
 int64_t packet_bytes(const std::string& ogg) {
+  // Bytes of a page's fixed header, and the place of the number of its segments there. The table of segment sizes
+  // follows, one byte each, then the segments.
   constexpr size_t header = 27, segment_count = 26;
   int64_t packets = 0, bytes = 0;
   for (size_t page = 0; page + header <= ogg.size();) {
@@ -165,6 +171,7 @@ OpusCoded code_opus(std::span<const float> interleaved, int sample_rate, double 
   if (interleaved.empty()) return {};
   const int rate = opus_rate(sample_rate);
   if (rate == sample_rate) return code_at(interleaved, rate, bitrate, channels);
+  // The bytes are those at Opus's rate; resampling changes the samples only.
   OpusCoded coded = code_at(resample(interleaved, channels, sample_rate, rate), rate, bitrate, channels);
   coded.samples = resample(coded.samples, channels, rate, sample_rate);
   coded.samples.resize(interleaved.size());  // rounding the length twice can change it by one sample

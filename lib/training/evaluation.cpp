@@ -1,3 +1,9 @@
+// Scores of decoded audio; the header defines the figures. From the inside out:
+//
+//   score_whole()   all figures of one channel of a clip or piece
+//   PieceScores     a clip that arrives in pieces: sums that are exact for the whole clip, and means over the pieces
+//   Scores          means over clips
+//   ClipJudge       pushes a clip through encoder and decoder second by second, and scores pieces as they are complete
 #include "nacre/training/evaluation.h"
 
 #include <algorithm>
@@ -23,6 +29,7 @@ constexpr double most_decibels = 120;
 /// In seconds. Pieces of length cut_piece are cut off while more than longest_piece is left.
 constexpr int64_t longest_piece = 30, cut_piece = 20;
 
+/// Of two powers. Infinite without noise, also without signal; minus infinity for noise alone.
 double decibels(double signal, double noise) {
   if (noise <= 0) return std::numeric_limits<double>::infinity();
   return 10 * std::log10(signal / noise);
@@ -36,6 +43,7 @@ double scale_invariant(double target, double rest) {
 /// Whether removing the mean leaves nothing but rounding errors.
 bool is_constant(double standard_deviation) { return standard_deviation < static_cast<double>(silence_peak); }
 
+/// SNR, SI-SDR and levels of an original x and a decoded y of the same length, at least one sample.
 void score_waveform(std::span<const float> x, std::span<const float> y, ClipScore& s) {
   const auto n = static_cast<double>(x.size());
   // Sums in double: a clip has millions of samples.
@@ -56,7 +64,7 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
   }
   // The projection of y on x would divide by rounding errors. The clip then has no SI-SDR.
   if (is_constant(std::sqrt(energy / n))) return;
-  // The target is the part of y that is a multiple of x. The rest is the distortion.
+  // The target is the part of y that is a multiple of x: scale = <x, y> / <x, x>. The rest is the distortion.
   const double scale = dot / energy;
   double target = 0, rest = 0;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -66,7 +74,7 @@ void score_waveform(std::span<const float> x, std::span<const float> y, ClipScor
   s.si_sdr = scale_invariant(target, rest);
 }
 
-/// Scores a clip or a piece as a whole.
+/// Scores a clip or a piece as a whole. Figures that it does not have stay NaN, as in a new ClipScore.
 ClipScore score_whole(Context& ctx, std::span<const float> original, std::span<const float> decoded,
                       int64_t sample_rate) {
   ClipScore s;
@@ -152,6 +160,7 @@ SpectralDistance spectral_distance(Context& ctx, std::span<const float> decoded,
   ctx.write<float>(decoded, y);
   std::vector<float> host(2);
   SpectralDistance d;
+  // One plan at a time, since each holds the memory of its transforms.
   {
     const SpectralPlan plan(ctx, shape, mel);
     spectral_loss(ctx, {.plan = plan, .estimate = y, .target = x, .losses = losses});
@@ -177,7 +186,8 @@ double segmental_snr(std::span<const float> decoded, std::span<const float> orig
                                       " Hz, expected as many, at " + std::to_string(min_sample_rate) + " Hz or more");
   std::vector<double> weights(length);
   for (size_t n = 0; n < length; ++n) {
-    // The definition weights samples; powers are weighted by the square.
+    // A Hann window of length + 2 points without its zeros at both ends. The definition weights samples; powers are
+    // weighted by the square.
     const double w =
         0.5 - 0.5 * std::cos(2 * std::numbers::pi * static_cast<double>(n + 1) / static_cast<double>(length + 1));
     weights[n] = w * w;
@@ -204,7 +214,7 @@ ClipScore score_clip(Context& ctx, std::span<const float> original, std::span<co
                                       std::to_string(original.size()) + " samples, expected as many");
   PieceScores scores(ctx, sample_rate, channels);
   const auto width = static_cast<size_t>(channels);
-  size_t at = 0;
+  size_t at = 0;  // in values of all channels
   // At least one piece, so that an empty clip has a score, too.
   do {
     const size_t left = original.size() - at;
@@ -223,10 +233,13 @@ PieceScores::PieceScores(Context& ctx, int64_t sample_rate, int64_t channels) : 
   channels_.resize(static_cast<size_t>(channels));
 }
 
+/// Samples of the next piece if so many are left. Depends on that number alone, so a clip is cut in the same way
+/// whether it is there as a whole or arrives in parts: each cut needs to know only that more than 30 s are left.
 int64_t PieceScores::next_piece(int64_t samples, int64_t sample_rate) {
   return samples > longest_piece * sample_rate ? cut_piece * sample_rate : samples;
 }
 
+/// The mean over the pieces that have a value, weighted by their durations.
 void PieceScores::Mean::add(double value, double of_seconds) {
   if (std::isnan(value)) return;
   sum += of_seconds * value;
@@ -249,7 +262,7 @@ void PieceScores::Channel::add(Context& ctx, int64_t rate, std::span<const float
     x += a, y += b, xx += a * a, yy += b * b, xy += a * b;
   }
   n += static_cast<double>(original.size());
-  silent = silent && s.silent;
+  silent = silent && s.silent;  // a clip is silent if all of its pieces are
   // A silent piece of a clip that is not silent counts as its silent frames would.
   segmental.add(s.silent ? segmental_snr(decoded, original, rate) : s.segmental_snr, s.seconds);
   stoi.add(s.stoi, s.seconds), estoi.add(s.estoi, s.seconds);
@@ -262,6 +275,7 @@ ClipScore PieceScores::Channel::total(int64_t rate) const {
   ClipScore s;
   s.seconds = n / static_cast<double>(rate);
   s.silent = silent;
+  // x, y, xx, yy and xy are sums of differences from the first sample. Moments about the mean do not depend on that.
   const double mx = x / n, my = y / n;
   s.input_mean = from_x + mx, s.output_mean = from_y + my;
   const double energy = std::max(0.0, xx - n * mx * mx), output = std::max(0.0, yy - n * my * my),
@@ -358,6 +372,9 @@ const ClipScore& Evaluation::add(const std::string& name, std::span<const float>
   return judge.finish();
 }
 
+/// A clip on its way. encode() pushes samples, take() receives the codes, decode() counts and decodes them, and score()
+/// takes complete pieces from the front of both signals. The decoder lags behind the encoder, so `decoded` is never
+/// longer than `original` until the clip ends; values in both begin at the same sample.
 struct ClipJudge::Impl {
   /// Codes that are decoded by one call: those of a segment with its scale, or all that are there.
   struct Block {
@@ -395,11 +412,13 @@ struct ClipJudge::Impl {
             e.codec_, [this](std::span<const float> y) { decoded.insert(decoded.end(), y.begin(), y.end()); }, 0,
             static_cast<int64_t>(counts.size())) {}
 
+  /// The encoder's sink. Codes are decoded later, so that encoding and decoding are timed apart.
   void take(View<const int32_t> codes, float scale) {
     if (blocks.empty() || to.codec_.config().segmented()) blocks.push_back({.codes = {}, .scale = scale});
     blocks.back().codes.insert(blocks.back().codes.end(), codes.begin(), codes.end());
     if (to.codec_.config().segment_scale) ++scales;
   }
+  /// `last` ends the signal, here and in decode(): what the windows held back follows.
   void encode(std::span<const float> x, bool last) {
     const auto start = Clock::now();
     if (!x.empty()) encoder.push(x);
@@ -427,7 +446,7 @@ struct ClipJudge::Impl {
     blocks.clear();
     if (last) decoded.resize(original.size());  // removes the padding of the last frame
   }
-  /// n: samples per channel.
+  /// Scores the first n samples per channel of what has not been scored, and drops them.
   void score(int64_t n) {
     const auto values = n * static_cast<int64_t>(channels);
     const std::vector<float> x = taken(original, values), y = taken(decoded, values);
@@ -483,13 +502,16 @@ const ClipScore& ClipJudge::finish() {
   m.done();
   ClipScore s = m.scores.total();
   s.name = m.name;
+  // Times of both directions, without scoring.
   s.encode_seconds = m.encode_seconds, s.decode_seconds = m.decode_seconds;
   s.frames = m.frames, s.scales = m.scales;
+  // The first change of the evaluation. Nothing behind it but add() can fail.
   m.to.counts_ = std::move(m.counts);
   m.to.sums_ = std::move(m.sums);
   return m.to.Scores::add(std::move(s));
 }
 
+/// A sum over all channels and clips.
 double Evaluation::total(double Sums::*sum) const {
   double all = 0;
   for (const Sums& s : sums_) all += s.*sum;
@@ -512,6 +534,7 @@ double Evaluation::output_std() const {
   return n > 0 ? std::sqrt(std::max(0.0, total(&Sums::yy) / n - output_mean() * output_mean())) : 0;
 }
 
+/// Per codebook, the share of its codes that occurred at least once.
 std::vector<double> Evaluation::usage() const {
   std::vector<double> out;
   for (const auto& book : counts_)
@@ -519,6 +542,7 @@ std::vector<double> Evaluation::usage() const {
                   static_cast<double>(book.size()));
   return out;
 }
+/// Per codebook; 0 if no code was counted.
 std::vector<double> Evaluation::perplexity() const {
   std::vector<double> out;
   for (const auto& book : counts_) {

@@ -1,4 +1,5 @@
-// Advice derived from figures, and small pure functions of the trainer.
+// Advice derived from figures, and small functions of the trainer: the learning rate's schedule, and the search for a
+// model below a path.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,6 +15,7 @@
 
 namespace nacre::training {
 
+/// The format must be for one double; longer text is cut at 63 characters.
 std::string number(double x, const char* format) {
   char text[64];
   std::snprintf(text, sizeof text, format, x);
@@ -22,6 +24,7 @@ std::string number(double x, const char* format) {
 
 std::vector<std::string> warnings(const HealthFigures& f) {
   std::vector<std::string> w;
+  // Alone, because no other figure means anything then.
   if (!std::isfinite(f.output_std) || !std::isfinite(f.output_mean)) {
     w.push_back(
         "the output is not a number: the weights are damaged; go back to an earlier checkpoint and lower the learning "
@@ -35,6 +38,7 @@ std::vector<std::string> warnings(const HealthFigures& f) {
         "persists, the gradients of the losses conflict (" +
         (f.balanced ? "lower loss.stft and loss.mel beside loss.waveform" : "set loss.balanced") +
         ") or the codebooks carry no information");
+  // Levels are compared with the input's standard deviation, so that loud and quiet audio have the same limits.
   if (f.input_std > 0 && std::fabs(f.output_mean - f.input_mean) > 0.1 * f.input_std)
     w.push_back("DC offset: the output's mean is " + number(f.output_mean, "%+.4f") + ", the input's " +
                 number(f.input_mean, "%+.4f") +
@@ -46,6 +50,7 @@ std::vector<std::string> warnings(const HealthFigures& f) {
     w.push_back("the output is too loud: std " + number(f.output_std) + " against " + number(f.input_std) +
                 " of the input. Lower the learning rate");
   std::string collapsed;
+  // A short evaluation has fewer frames than a codebook has codes; usage is at most their quotient then.
   const double possible = std::min(1.0, static_cast<double>(f.codes_seen) / static_cast<double>(f.codebook_size));
   for (size_t i = 0; i < f.usage.size(); ++i)
     if (f.usage[i] < 0.1 * possible) collapsed += (collapsed.empty() ? "" : ", ") + std::to_string(i);
@@ -57,6 +62,8 @@ std::vector<std::string> warnings(const HealthFigures& f) {
                  : !f.ema               ? "train codebooks by moving averages (codec.quantizer=ema)"
                                         : "use fewer codes (codec.codebook_size)") +
                 ", or train with more frames per batch (training.batch_size, training.segment_length)");
+  // A discriminator that is right about everything gives the codec no direction, and one that says the same of both
+  // (right about real + right about fake = 1) sees no difference.
   if (!f.discriminators.empty()) {
     std::string won, dead;
     for (const DiscriminatorMetrics& d : f.discriminators) {
@@ -83,6 +90,13 @@ std::vector<std::string> warnings(const HealthFigures& f) {
   return w;
 }
 
+/// warmup(step) * schedule(step):
+///
+///   warmup        (step + 1) / warmup_steps below warmup_steps, then 1. Not 0 in the first step
+///   constant      1
+///   cosine        final_rate + (1 - final_rate) / 2 * (1 + cos(pi (step + shift) / (end + shift))); behind `end` it
+///                 stays at final_rate
+///   exponential   rate_decay ^ step
 double schedule_factor(const TrainingConfig& t, int64_t step, int64_t end, int64_t shift) {
   double factor = 1;
   if (step < t.warmup_steps) factor = static_cast<double>(step + 1) / static_cast<double>(t.warmup_steps);
@@ -105,6 +119,7 @@ std::filesystem::path find_model(const std::filesystem::path& path) {
   }
   if (fs::is_directory(status)) {
     if (fs::is_regular_file(path / "model.safetensors", failed)) return path / "model.safetensors";
+    // A run has no best checkpoint before its first evaluation.
     CheckpointSearch best = best_checkpoint(path);
     if (!best.found) best = newest_checkpoint(path);
     if (best.found) return best.found->file("model.safetensors");
@@ -126,6 +141,7 @@ std::filesystem::path find_model(const std::filesystem::path& path) {
 std::string going_to_be_removed(const std::filesystem::path& model) {
   namespace fs = std::filesystem;
   try {
+    // RUN/step-.../model.safetensors: the checkpoint's folder and the run's, which its lock tells from other folders.
     const fs::path folder = fs::weakly_canonical(model).parent_path(), run = folder.parent_path();
     if (!folder.filename().string().starts_with("step-") || !fs::exists(run / "run.lock")) return "";
     const std::vector<int64_t> steps = list_checkpoints(run);
@@ -133,6 +149,7 @@ std::string going_to_be_removed(const std::filesystem::path& model) {
     const auto manifest = nlohmann::json::parse(in, nullptr, false);
     if (steps.empty() || !manifest.is_object()) return "";
     const auto schedule = manifest.find("schedule");
+    // The newest checkpoint is at the step where the run stops, so the run is finished.
     if (schedule != manifest.end() && schedule->is_object() && steps.back() >= schedule->value("stop", INT64_MAX))
       return "";
     return folder.string() +

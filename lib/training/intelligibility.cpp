@@ -1,3 +1,6 @@
+// STOI and ESTOI; the header has the definitions. The order of the steps: both signals to 10 kHz (at_10_khz), silent
+// frames out of both (loud_frames, join), norms of third-octave bands (band_norms), then correlations per segment of 30
+// frames (intelligibility). The transform runs in float on the context; all sums are in double on the host.
 #include "nacre/training/intelligibility.h"
 
 #include <soxr.h>
@@ -85,7 +88,7 @@ std::vector<size_t> loud_frames(std::span<const float> x) {
   return loud;
 }
 
-/// Windows the chosen frames and overlap-adds them as neighbours.
+/// Windows the chosen frames, at least one, and overlap-adds them as neighbours.
 std::vector<double> join(std::span<const float> x, const std::vector<size_t>& chosen) {
   const Frame& w = window();
   std::vector<double> out((chosen.size() - 1) * hop + frame);
@@ -172,6 +175,7 @@ void normalise(double* v, size_t n, size_t stride) {
   for (size_t i = 0; i < n; ++i) v[i * stride] *= scale;
 }
 
+/// Of vectors with mean 0 and norm 1, their correlation coefficient.
 double inner(const double* a, const double* b, size_t n) {
   double sum = 0;
   for (size_t i = 0; i < n; ++i) sum += a[i] * b[i];

@@ -1,3 +1,7 @@
+// The configuration of a run as text: JSON files, presets, and single settings ("section.key=value"). The keys of a
+// section are a list of Fields (files/fields.h), each with the address of its value, its type and its limits. Reading,
+// writing, comparing and the list of keys all go through these lists, so a key is declared in one place. Limits that
+// concern several sections are in RunConfig::check().
 #include "nacre/training/run_config.h"
 
 #include <algorithm>
@@ -21,7 +25,7 @@ namespace {
 
 using nlohmann::json;
 
-/// The sections by name, sorted.
+/// The sections by name, sorted. The fields hold addresses in c, which must outlive them and must not move.
 std::map<std::string, Fields> sections_of(RunConfig& c) {
   return {{"codec", fields_of(c.codec)},
           {"discriminator", fields_of(c.discriminator)},
@@ -31,6 +35,7 @@ std::map<std::string, Fields> sections_of(RunConfig& c) {
 }
 
 json as_json(RunConfig c) {
+  // 0 means a width that follows from other keys. It is written out, so that equal models have equal text.
   c.codec.latent_dim = c.codec.latent();
   json j;
   for (const auto& [section, keys] : sections_of(c)) j[section] = written(keys);
@@ -52,6 +57,8 @@ const Fields& section_of(const std::map<std::string, Fields>& all, const std::st
                                     listed(names, "and") + did_you_mean(section, names));
 }
 
+/// Sets one key. An unknown one throws Error(usage), with the nearest key of the section, else the section that has it,
+/// else all keys.
 void put(const std::map<std::string, Fields>& all, const std::string& section, const std::string& key,
          const json& value) {
   const Fields& keys = section_of(all, section);
@@ -73,6 +80,7 @@ std::string place_of(std::string_view text, size_t byte) {
   const std::string_view before = text.substr(0, std::min(byte, text.size()));
   const size_t line = before.rfind('\n');
   const std::string_view last = line == std::string_view::npos ? before : before.substr(line + 1);
+  // Bytes 10xxxxxx continue a character of UTF-8.
   const auto column = std::count_if(last.begin(), last.end(), [](char c) { return (c & 0xc0) != 0x80; });
   return "line " + std::to_string(1 + std::count(before.begin(), before.end(), '\n')) + ", column " +
          std::to_string(1 + column);
@@ -89,6 +97,7 @@ std::string reason_of(const json::parse_error& e) {
 
 /// Parser callback that refuses an object with the same key twice. Otherwise one of the values would be lost silently.
 json::parser_callback_t no_key_twice() {
+  // One set per object that is open, the innermost last. The callback itself keeps everything (true).
   return [keys = std::vector<std::set<std::string>>()](int, json::parse_event_t event, json& parsed) mutable {
     if (event == json::parse_event_t::object_start) keys.emplace_back();
     if (event == json::parse_event_t::object_end) keys.pop_back();
@@ -111,8 +120,8 @@ void RunConfig::check() const {
   if (t.segment_length < codec.hop() || t.segment_length > longest_segment)
     refuse("training.segment_length", std::to_string(t.segment_length),
            std::to_string(codec.hop()) + " (one hop of the codec) to " + std::to_string(longest_segment));
-  // A segment whose channels cancel is divided by 1e-8. Without a norm over the segment, such a one ruins the averages of
-  // optimizer and codebooks.
+  // A segment whose channels cancel is divided by 1e-8. Without a norm over the segment, such a one ruins the averages
+  // of optimizer and codebooks.
   if (codec.segment_scale && codec.norm != Norm::group)
     refuse("codec.segment_scale", "true", "false in training unless codec.norm is group");
   if (t.codebook_average_rows > 0 && t.codebook_start_rows == 0)
@@ -145,6 +154,7 @@ void RunConfig::check() const {
         refuse("discriminator.scales", std::to_string(scale),
                "at most an eighth of training.segment_length, " + std::to_string(t.segment_length));
   }
+  // Spectra reflect up to half a window at each end of the segment.
   const int64_t longest = *std::max_element(loss.windows.begin(), loss.windows.end());
   if (longest / 2 >= t.segment_length)
     throw Error(ErrorKind::usage, "loss.windows: a window of " + std::to_string(longest) +
@@ -158,7 +168,7 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
   if (text.size() > (1u << 20)) throw Error(ErrorKind::usage, "config: larger than 1 MiB");
   json given;
   try {
-    given = json::parse(text, no_key_twice(), true, true);
+    given = json::parse(text, no_key_twice(), true, true);  // with exceptions; comments are allowed
   } catch (const json::parse_error& e) {
     const size_t at = e.byte > 0 ? e.byte - 1 : 0;  // the library counts bytes from 1
     throw Error(ErrorKind::usage, "config: " + place_of(text, at) + ": invalid JSON: " + reason_of(e));
@@ -168,6 +178,8 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
                                       what.substr(std::min(what.size(), what.rfind(": "))));
   }
   if (!given.is_object()) throw Error(ErrorKind::usage, "config: not a JSON object");
+  // Keys that the text leaves out keep the base's values. The limits are checked once all are set, because some concern
+  // several keys.
   RunConfig c = base;
   const std::map<std::string, Fields> all = sections_of(c);
   for (const auto& [section, keys] : given.items()) {
@@ -180,6 +192,7 @@ RunConfig RunConfig::from_json(const std::string& text, const RunConfig& base) {
 }
 RunConfig RunConfig::from_json(const std::string& text) { return from_json(text, RunConfig{}); }
 
+/// A preset if there is one of this name, else a file.
 RunConfig RunConfig::named(const std::string& name) {
   RunConfig c;
   const std::vector<std::string> names = CodecConfig::names();
@@ -207,6 +220,7 @@ RunConfig RunConfig::named(const std::string& name) {
       throw Error(ErrorKind::io, name + ": cannot open: " + std::strerror(failed ? failed.value() : ENOENT) +
                                      "; a configuration is a JSON file or one of " + listed(names));
   }
+  // An unknown name that does not look like a path throws here, with the names of all presets.
   const Preset& ready = preset(name);
   c.codec = ready.codec;
   std::vector<Setting> settings;
@@ -237,10 +251,13 @@ Setting setting(const std::string& assignment) {
 
 void RunConfig::set(const std::string& assignment) { set(std::vector<Setting>{setting(assignment)}); }
 
+/// All settings or none: a copy is changed and checked as a whole, so their order does not matter to limits that
+/// concern several keys.
 void RunConfig::set(const std::vector<Setting>& settings) {
   RunConfig c = *this;
   const std::map<std::string, Fields> all = sections_of(c);
   for (const Setting& s : settings) {
+    // What is not JSON is a string, so that words need no quotes.
     json value = json::parse(s.value, nullptr, false);
     if (value.is_discarded()) value = s.value;
     const size_t dot = s.key.find('.');
@@ -261,6 +278,7 @@ void RunConfig::set(const std::vector<Setting>& settings) {
       const char after = at + s.key.size() < what.size() ? what[at + s.key.size()] : ' ';
       return after != '_' && std::isalnum(static_cast<unsigned char>(after)) == 0;
     };
+    // From the end, because of two settings of one key the later one holds.
     const auto culprit = std::find_if(settings.rbegin(), settings.rend(), names);
     if (culprit != settings.rend()) throw Error(e.kind(), culprit->source + ": " + what);
     throw Error(e.kind(), settings.size() == 1 ? settings[0].source + ": " + what : what);
@@ -277,6 +295,7 @@ std::vector<KeyRow> configuration_keys() {
 }
 
 std::vector<std::string> differences(const RunConfig& before, const RunConfig& after) {
+  // Both have all keys, so those of one are those of the other.
   const json a = as_json(before), b = as_json(after);
   std::vector<std::string> found;
   for (const auto& [section, keys] : a.items())

@@ -1,3 +1,10 @@
+// The training run from its start to its end (trainer_run.h lists the parts and the state). A run is one loop over
+// steps; what surrounds it decides where it begins, what is saved when, and how signals and errors leave it:
+//
+//   signal before the first step    StoppedAtStart: nothing is saved, and the same command starts again
+//   signal later                    the loop ends; the last whole step is saved, and the same command goes on
+//   error in between steps          rescue() saves the state, and the error leaves train()
+//   error in a step, or divergence  nothing is saved: the state belongs to no step, or is of no use
 #include "nacre/training/trainer.h"
 
 #include <algorithm>
@@ -180,11 +187,11 @@ void Run::begin() {
   // A run whose checkpoints were removed may still have its start folder.
   if (std::error_code none; !from) fs::remove_all(options_.run / "start", none);
   judges_start_ = options_.init.empty() && done_ == 0 && !fs::exists(options_.run / "start" / "model.safetensors");
-  // Lines that an earlier process of this run logged after the resumed step are no longer valid.
   const LogFailure failed = [this](const std::string& line) { say("warning: " + line); };
   const std::string log = (options_.run / "log.jsonl").string();
-  // Steps are repeated from the checkpoint on, and each step has one line in the log. TensorBoard's files are not cut;
-  // the first event of the new one says from which step on earlier events are replaced.
+  // Steps are repeated from the checkpoint on, and each step has one line in the log, so later lines of an earlier
+  // process are removed (also that of step 0 if the start is scored again). TensorBoard's files are not cut; the first
+  // event of the new one says from which step on earlier events are replaced.
   drop_log_lines_after(log, from && !judges_start_ ? done_ : -1, failed);
   log_.emplace(log, failed);
   events_.emplace(options_.run.string(), EventOptions{.resume_step = from ? done_ + 1 : 0, .failed = failed});
@@ -326,7 +333,7 @@ void Run::load(const Batch& batch, std::span<const int32_t> stages) {
   if (noise_) step_.set_labels(batch.clean_target);
 }
 
-/// Returns false if a signal stopped the step. The state is then as before the step.
+/// Trains on the next batch. Returns false if a signal stopped the step; the state is then as before the step.
 bool Run::one_step() {
   const auto start = Clock::now();
   const Batch& batch = batches_->next();

@@ -1,4 +1,9 @@
 // The end of an epoch: evaluates on held-out audio, prints one block of lines, writes logs and warnings.
+//
+// An evaluation has two parts. judge() codes whole clips with the averaged weights, in a second model, and scores the
+// decoded audio. measure_held_out() runs forward pass and losses of the training step, with the weights that training
+// uses, on fixed crops. report() puts both together; evaluate() decides what a failure of either means. Neither part
+// changes weights, codebooks, moments or the balancer, so training goes on with the same bits, evaluated or not.
 #include <algorithm>
 #include <cmath>
 #include <iterator>
@@ -22,16 +27,17 @@ double adversarial_share_of(const LossConfig& c) {
   return against / (against + c.waveform + c.stft + c.mel);
 }
 
-constexpr size_t shown_examples = 3;     // decoded clips in the logs
+constexpr size_t shown_examples = 3;     // decoded clips in the logs, the first ones of the list
 constexpr int64_t shown_seconds = 10;    // seconds per decoded clip
 constexpr size_t shown_codebooks = 12;   // codebooks on the screen; the logs have all of them
 constexpr int64_t measured_batches = 4;  // batches of held-out crops, for losses and shares
 
 std::string per_cent(double part) { return number(100 * part, "%.0f %%"); }
 
-/// Thrown if a signal arrives.
+/// Thrown if a signal arrives, by the functions that the readers and the scores call in between. evaluate() catches it.
 struct StoppedInEvaluation {};
 
+/// A figure on the screen; "-" if no clip has it.
 std::string shown(double x, const char* format = "%.3f") { return std::isnan(x) ? "-" : number(x, format); }
 
 double mean(const std::vector<double>& v) {
@@ -40,7 +46,7 @@ double mean(const std::vector<double>& v) {
   return sum / static_cast<double>(v.size());
 }
 
-/// " [88 79 80 ...]", or an empty string for too many values.
+/// " [88 79 80 ...]", or an empty string for one value, which the mean already shows, and for too many.
 std::string each(const std::vector<double>& v, double factor) {
   if (v.size() < 2 || v.size() > shown_codebooks) return "";
   std::string text;
@@ -51,6 +57,7 @@ std::string each(const std::vector<double>& v, double factor) {
 }  // namespace
 
 void drop_missing(nlohmann::ordered_json& line) {
+  // erase() returns the iterator behind the erased element; only it stays valid.
   for (auto it = line.begin(); it != line.end();)
     // Numbers only: names and counts stay.
     it = it->is_number_float() && !std::isfinite(it->get<double>()) ? line.erase(it) : std::next(it);
@@ -58,7 +65,7 @@ void drop_missing(nlohmann::ordered_json& line) {
 
 std::function<void(int64_t, int64_t)> scan_progress(std::FILE* to) {
   const auto start = std::chrono::steady_clock::now();
-  // std::function copies its target, so the bar is shared.
+  // std::function copies its target, so the bar is shared. It is made late: a short scan shows none.
   return [start, to, progress = std::shared_ptr<Progress>()](int64_t done, int64_t files) mutable {
     if (!progress && std::chrono::steady_clock::now() - start < std::chrono::seconds(1)) return;
     if (!progress)
@@ -72,7 +79,7 @@ DatasetOptions dataset_options(const RunConfig& c) {
   DatasetOptions d;
   d.sample_rate = static_cast<int>(c.codec.sample_rate);
   d.channels = static_cast<int>(c.codec.audio_channels);
-  d.min_samples = c.codec.hop();
+  d.min_samples = c.codec.hop();  // shorter files have no whole frame
   d.valid_fraction = c.training.valid_fraction;
   d.held_out_folders = c.training.held_out_folders;
   d.salvage = c.training.salvage;
@@ -118,7 +125,8 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   const auto look = [this] {
     if (stopped()) throw StoppedInEvaluation{};
   };
-  // A model of its own, so that an evaluation changes nothing that training uses.
+  // The average holds trained values only; assign() also copies the codebooks and derives the effective weights. A
+  // model of its own, so that an evaluation changes nothing that training uses.
   judged_.parameters().assign(ctx_, step_.parameters(), step_.averaged());
   const int rate = static_cast<int>(config_.codec.sample_rate), channels = data_.channels();
   // The choice is made once per process, so that the scores of all epochs are comparable. It depends on the data and
@@ -131,7 +139,7 @@ void Run::judge(Evaluation& e, int64_t epoch) {
   const JudgeHooks hooks{.progress = [&](double seconds) {
     look();
     // `seconds` is within the present clip.
-    const double done = before + seconds;
+    const double done = before + seconds;  // the time that is left is extrapolated from the speed so far
     progress_->update(done_, "evaluating: " + number(done, "%.0f") + " of " + number(all, "%.0f") + " s, " +
                                  describe_duration(since(begun) * (all - done) / std::max(done, 1e-3)) + " left");
   }};
@@ -143,6 +151,7 @@ void Run::judge(Evaluation& e, int64_t epoch) {
     e.add(part, samples, i < shown_examples ? &decoded : nullptr, hooks);
     before += static_cast<double>(samples.size()) / rate / channels;
     if (i >= shown_examples) continue;
+    // n is a number of values, all channels counted.
     const size_t n = std::min(samples.size(), static_cast<size_t>(shown_seconds * rate * channels));
     const std::span<const float> x = std::span(samples).first(n), y = std::span(decoded).first(n);
     const std::string name = std::to_string(i) + "/" + part;
@@ -184,6 +193,7 @@ StepMetrics Run::measure_held_out() {
     std::vector<int64_t> lengths;
     const std::vector<int64_t>& held_out = data_.held_out().empty() ? data_.training() : data_.held_out();
     for (const int64_t c : held_out) lengths.push_back(data_.clips()[static_cast<size_t>(c)].samples);
+    // Batches 0, 1, ... of a sampler over the held-out clips, of the size of training batches, as the plan demands.
     // Seed 0 whatever the run's seed: runs on the same data with equal batches are measured on the same crops.
     const CropSampler crops(held_out, lengths, step_.samples(), step_.batch(), 0);
     std::vector<Excerpt> parts;
@@ -197,11 +207,12 @@ StepMetrics Run::measure_held_out() {
   const auto batch = static_cast<size_t>(step_.batch()), channels = static_cast<size_t>(data_.channels()),
              row = static_cast<size_t>(step_.samples()) * channels,
              batches = measured_parts_->excerpts().size() / batch;
-  const float part = 1.0f / static_cast<float>(batches);
+  const float part = 1.0f / static_cast<float>(batches);  // the figures are means over the batches
   StepMetrics sum;
   if (noise_) step_.set_labels(std::vector<int32_t>(batch, 0));  // as eval without --denoise
   for (size_t b = 0; b < batches; ++b) {
     look();
+    // [batch, samples, channels]. A clip that is shorter than a segment is followed by zeros, which do not count.
     std::vector<float> audio(batch * row, 0.0f);
     std::vector<int32_t> valid;
     for (size_t i = 0; i < batch; ++i) {
@@ -237,7 +248,7 @@ void Run::report(int64_t epoch) {
   judge(e, epoch);
   // After judge(), which a signal may stop: it takes most of the time.
   const StepMetrics m = measure_held_out();
-  // Set when nothing is left that a signal stops, so that a score always belongs to a complete evaluation.
+  // From here on a signal stops nothing, so a score always belongs to a complete evaluation.
   snr_ = e.snr();
   const std::vector<double> usage = e.usage(), perplexity = e.perplexity();
   const double norm = epoch_steps_ > 0 ? epoch_gradient_norm_ / static_cast<double>(epoch_steps_) : std::nan("");
@@ -248,7 +259,8 @@ void Run::report(int64_t epoch) {
 
   const bool start = epoch == 0;
   const auto loss_text = [](float loss) { return number(loss, loss_format(loss)); };
-  // Three lines for the reader, then the same and more for the logs.
+  // Lines for the reader, then the same figures and more for the logs. `adversarial_share` is the part of the gradient
+  // that the losses against discriminators have.
   std::string terms;
   double adversarial_share = 0;
   for (const TermMetrics& t : m.terms) {
@@ -320,6 +332,7 @@ void Run::report(int64_t epoch) {
     line["valid/audio_seconds_per_second"] = speed;
   }
   drop_missing(line);
+  // TensorBoard gets the figures of this evaluation; the discriminators' are in its curves of single steps.
   for (const auto& [key, value] : line.items())
     if (key.rfind("valid/", 0) == 0) events_->scalar(key, done_, value.get<double>());
   for (size_t i = 0; i < usage.size(); ++i) {

@@ -1,4 +1,6 @@
-// The weights that a run starts from: those of a file, a transform, or random ones that are scaled.
+// The weights that a run starts from: those of a file, a transform, or random ones that are scaled. The constructor of
+// the step has drawn random weights before, and has copied them as the first averaged weights. So each start ends with
+// reset_average(); otherwise those random weights would stay a part of the averages for the first steps.
 #include <algorithm>
 
 #include "nacre/codec/scaled_start.h"
@@ -22,6 +24,8 @@ std::string names_of(const char* what, const std::vector<std::string>& names) {
 
 }  // namespace
 
+/// --init: the tensors of a file that have the name and shape of one of the model. Others keep their random values, if
+/// --init-partial allows that. Returns true if codebooks are among them.
 bool Run::init() {
   const fs::path weights = find_model(options_.init);
   const LoadReport r = load_parameters(ctx_, step_.parameters(), weights, false);
@@ -44,7 +48,7 @@ bool Run::init() {
          std::any_of(r.misshapen.begin(), r.misshapen.end(), codebook);
 }
 
-/// Keeps the random weights if the codec cannot carry a transform.
+/// training.start = transform. Keeps the random weights if the codec cannot carry a transform, and says why.
 void Run::start_as_transform() {
   const TransformStart start = transform_start_of(config_.codec);
   if (!start.refused.empty()) return say("start: random weights; a transform codec does not fit: " + start.refused);
@@ -54,6 +58,7 @@ void Run::start_as_transform() {
       (start.bands < config_.codec.hop() ? ", the lowest of " + std::to_string(config_.codec.hop()) : ""));
 }
 
+/// training.start = scaled.
 void Run::start_scaled() {
   scaled_start(ctx_, step_.parameters());
   step_.reset_average();

@@ -1,3 +1,17 @@
+// What a checkpoint of a run holds, and how it is read back. NAME is the name of a tensor of the model, as in PyTorch's
+// files. Everything is float32, and each tensor has the shape and the layout of its file form.
+//
+//   model.safetensors          NAME               averaged weights, and the values of what is not trained (codebooks);
+//                                                 without averaging, all values
+//   optimizer.safetensors      value.NAME         all values, only with averaging
+//                              adamw.m.NAME, adamw.v.NAME                moments; parameters that are trained only
+//                              balancer.norms.TERM, balancer.ones.TERM   one number each
+//                              discriminator.m.NAME, discriminator.v.NAME
+//   discriminator.safetensors  NAME               values, only with discriminators
+//   manifest.json              configuration, schedule, counters and what RunIdentity compares
+//
+// Effective weights follow from directions and gains and are in no file. Crops, noise and dropped codebooks follow from
+// seed and step and have no state.
 #include "training/trainer_state.h"
 
 #include <algorithm>
@@ -21,6 +35,7 @@ using nlohmann::json;
 // have its version here.
 constexpr const char* libraries = "none";
 
+// Name of the averaged weights in TrainingStep::state(), which the optimizer forms from its own name.
 constexpr const char* averaged = "adamw.ema";
 
 /// A number of the balancer's state. Zero for a term that the checkpoint did not train with: its average then starts
@@ -41,6 +56,7 @@ const char* name_of(Storage s) { return s == Storage::bfloat16 ? "bf16" : "fp32"
 
 }  // namespace
 
+// The epochs end where step + shift, the steps of the current size, reaches num_epochs * steps.
 RunSchedule::RunSchedule(const TrainingConfig& t, int64_t steps, int64_t moved)
     : steps_per_epoch(steps), shift(moved), end(t.num_epochs * steps - moved), stop(end) {
   if (t.max_steps > 0) stop = std::min(stop, t.max_steps);
@@ -55,11 +71,13 @@ double RunSchedule::factor(const TrainingConfig& t, int64_t step) const {
 RunSchedule continued(const RunSchedule& then, const TrainingConfig& now, int64_t steps_per_epoch, int64_t step) {
   // No rounding here, so a run that is resumed with the same data keeps its schedule exactly.
   if (then.steps_per_epoch == steps_per_epoch) return {now, steps_per_epoch, then.shift};
+  // Chosen so that (step + shift) / steps_per_epoch is the number of epochs done before, to the nearest step.
   const double epochs = static_cast<double>(step + then.shift) / static_cast<double>(then.steps_per_epoch);
   return {now, steps_per_epoch, std::llround(epochs * static_cast<double>(steps_per_epoch)) - step};
 }
 
 std::string what_changes_rate(const RunIdentity& then, const RunIdentity& now, int64_t step) {
+  // Each with its own configuration and schedule.
   const auto rate = [](const RunIdentity& r, int64_t at) {
     return r.config.optimizer.learning_rate * r.schedule.factor(r.config.training, at);
   };
@@ -93,6 +111,7 @@ RunIdentity identity_from_manifest(const std::string& manifest) {
     r.instruction_set = m.at("instruction_set").get<std::string>();
     r.libraries = m.at("libraries").get<std::string>();
     if (m.value("storage", "fp32") == "bf16") r.storage = Storage::bfloat16;
+    // Optional: noise, which runs without it leave out; storage; the schedule, which older runs did not record.
     r.schedule.steps_per_epoch = 0;
     if (m.contains("schedule"))
       r.schedule = RunSchedule(r.config.training, m["schedule"].at("steps_per_epoch").get<int64_t>(),
@@ -144,6 +163,7 @@ std::string what_changes_bits(const RunIdentity& then, const RunIdentity& now) {
   return s;
 }
 
+/// Reads the counters from the device, so it waits for the step that runs.
 std::string manifest_of(TrainingStep& step, const RunIdentity& identity, int64_t at, double snr) {
   const AdamWScalars scalars = step.scalars();
   json manifest = {{"config", json::parse(identity.config.to_json())},
@@ -173,6 +193,7 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
   // With averaged weights, model.safetensors holds the averages, which is what is used after training, and the values
   // that are trained on go to optimizer.safetensors as "value.NAME". Without them, model.safetensors holds the values.
   // Either way it is a complete model.
+  // Shared, because the functions that write the files outlive this call.
   auto model = std::make_shared<OwnedTensors>();
   auto rest = std::make_shared<OwnedTensors>();
   const Parameters& parameters = step.parameters();
@@ -213,6 +234,7 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
     theirs->each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
       judges->add_copy(name, shape, v);
     });
+    // Their optimizer keeps no averages, so moments are all of its state.
     for (const StateTensor& s : step.discriminator_state())
       theirs->each_tensor(ctx, s.values,
                           [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float> v) {
@@ -236,6 +258,7 @@ CheckpointContent content_of(TrainingStep& step, Context& ctx, const RunIdentity
 
 namespace {
 
+/// The norm is that of one step and no state.
 AdamWScalars scalars_from(const json& of_optimizer) {
   return {.lr = of_optimizer.at("lr").get<float>(),
           .norm = 0,
@@ -243,7 +266,7 @@ AdamWScalars scalars_from(const json& of_optimizer) {
           .skipped = of_optimizer.at("skipped").get<int32_t>()};
 }
 
-/// Names and shapes in the file of all tensors.
+/// Names and file shapes of all tensors, sorted by name.
 std::vector<std::pair<std::string, std::vector<int64_t>>> tensors_of(Context& ctx, const Parameters& parameters) {
   std::vector<std::pair<std::string, std::vector<int64_t>>> names;
   parameters.each_tensor(ctx, [&](const std::string& name, const std::vector<int64_t>& shape, std::span<const float>) {
@@ -252,6 +275,7 @@ std::vector<std::pair<std::string, std::vector<int64_t>>> tensors_of(Context& ct
   return names;
 }
 
+/// Sets values and moments of the discriminators. All must be in the files: at() throws otherwise.
 void restore_discriminators(TrainingStep& step, Context& ctx, const Safetensors& weights, const Safetensors& rest) {
   Parameters& parameters = *step.discriminators();
   for (const auto& [name, shape] : tensors_of(ctx, parameters)) {
@@ -291,6 +315,8 @@ int64_t restore(TrainingStep& step, const Checkpoint& checkpoint, bool with_disc
     const bool raw_apart = rest.find("value." + name) != nullptr;
     set(raw_apart ? rest.at("value." + name) : model.at(name), name, {});
   }
+  // Averages: if averaging was switched on since, the model's file holds the values, and the averages start from them.
+  // Moments that the file lacks stay zero.
   for (const StateTensor& s : step.state()) {
     if (s.name.starts_with("balancer.")) {
       const float value = balancer_state(rest, s.name);

@@ -1,6 +1,11 @@
 #pragma once
 // CUDA's device functions for the emulated build: the subset that kernels/ uses. Uses that are undefined on a device
 // are Faults.
+//
+// Kernels are plain C++ functions here: the qualifiers below are empty, and threadIdx and its like read the running
+// thread and block (scheduler.h). C++ has no storage class for what the threads of a block share, so NACRE_SHARED and
+// NACRE_DYNAMIC_SHARED ask the scheduler for these arrays. Arithmetic is the host's: fast functions such as __expf have
+// the accuracy of the standard library's, and no operation is fused unless it is written as such (-ffp-contract=off).
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -40,13 +45,15 @@ struct CallSite {
   CallSite(const char* f = __builtin_FILE(), int l = __builtin_LINE()) : file(f), line(l) {}
 };
 
+/// Arguments of a warp operation lie on the stacks of the lanes. The last lane to arrive reads all of them and writes
+/// the results, before any other lane goes on.
 template <class T>
 struct Exchange {
   T value;
   unsigned source_lane;
   T result;
 };
-/// Each lane reads the value of the lane that it names.
+/// Each lane reads the value of the lane that it names. On a device, that of a lane outside of the mask is undefined.
 template <class T>
 T exchange(const char* operation, uint32_t mask, T value, unsigned source_lane, CallSite p) {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -66,6 +73,7 @@ T exchange(const char* operation, uint32_t mask, T value, unsigned source_lane, 
 }
 inline unsigned lane() { return self->linear % 32; }
 
+/// The lanes of the mask whose predicate holds, as bits: the same word for all of them.
 inline uint32_t vote(uint32_t mask, bool predicate, CallSite p) {
   struct Vote {
     bool predicate;
@@ -84,6 +92,8 @@ inline uint32_t vote(uint32_t mask, bool predicate, CallSite p) {
   return argument.result;
 }
 
+/// *at = next(*at), and returns the old value. Threads switch only where they wait, so nothing can come in between; the
+/// section only tells the shadow that these accesses are atomic.
 template <class T, class F>
 T atomic(T* at, F&& next) {
   AtomicSection section;
@@ -94,9 +104,10 @@ T atomic(T* at, F&& next) {
 
 }  // namespace nacre::emulation
 
+// ---- warps
+
 // Shuffles and votes pass `orders_memory` false: on a device only __syncwarp orders memory. A source lane outside of
 // the segment of `width` lanes gives the lane's own value, as on a device.
-// ---- warps
 inline void __syncwarp(uint32_t mask = 0xffffffffu, ::nacre::emulation::CallSite p = {}) {
   ::nacre::emulation::warp_operation("__syncwarp", mask, nullptr, nullptr, true, p.file, p.line);
 }
@@ -197,6 +208,7 @@ inline double __dadd_rn(double a, double b) {
   asm("" : "+x"(s));
   return s;
 }
+// On a device __fsqrt_rn and __frcp_rn are rounded correctly, too. The others here are approximations there.
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __frcp_rn(float x) { return 1.0f / x; }
@@ -212,6 +224,7 @@ inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
 }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((uint64_t{a} * b) >> 32); }
+// Which cache a load goes through changes no value.
 template <class T>
 T __ldg(const T* p) {
   return *p;
@@ -246,14 +259,16 @@ inline void cp_async_wait() {
 
 namespace emulated {
 
+/// One lane's registers of the fragments of d += a b. tensor.cpp has the layouts.
 struct Mma {
-  float* d;
-  const uint32_t *a, *b;
+  float* d;               ///< 4 floats, read and written
+  const uint32_t *a, *b;  ///< 4 and 2 registers: pairs of bf16, or tf32
 };
+/// One lane's part of ldmatrix: lane 8 m + r gives the address of row r of matrix m, and gets one register of each.
 struct LoadMatrix {
   uint32_t* to;
   const void* row;
-  int matrices;
+  int matrices;  ///< 8 x 8 elements of 16 bits each
   bool transposed;
 };
 void mma_bf16(void* const (&arguments)[32], uint32_t);
@@ -276,7 +291,8 @@ inline void mma_tf32_16x8x8(float (&d)[4], const uint32_t (&a)[4], const uint32_
   for (int i = 0; i < 4; ++i) d[i] = c[i];
   mma_tf32_16x8x8(d, a, b, p);
 }
-/// cvt.rna: to nearest, ties away from zero, 10 bits of mantissa.
+/// cvt.rna: to nearest, ties away from zero, 10 bits of mantissa. A carry from the mantissa into the exponent is right.
+/// Infinities and NaN stay as they are.
 inline uint32_t to_tf32(float x) {
   const uint32_t u = __float_as_uint(x);
   if ((u & 0x7f800000u) == 0x7f800000u) return u;

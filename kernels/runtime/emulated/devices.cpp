@@ -19,6 +19,7 @@ constexpr EmulatedDevice devices[] = {
     {"rtx3090", {8, 6, 82, 99 * kib, 100 * kib, 65536, 1536}, 24 * gib},
 };
 
+/// The first one of the table, unless the environment names another.
 const EmulatedDevice& chosen() {
   const char* text = std::getenv("NACRE_EMULATED_DEVICE");
   const std::string name = text != nullptr ? text : devices[0].name;

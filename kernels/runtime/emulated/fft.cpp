@@ -19,6 +19,7 @@ std::vector<CudaInventory::Library> library_inventory() {
   return {{"cuFFT", "emulated", "", "stft, and spectral_loss with windows that are no power of two"}};
 }
 
+/// The plan of `batch` transforms of `length` real numbers. Twin of the cuFFT plans in kernels/runtime/cufft.cpp.
 struct Fft::Impl {
   Impl(int64_t n, int64_t b) : length(n), batch(b), roots(static_cast<size_t>(n)), work(2 * static_cast<size_t>(n)) {
     for (int64_t i = 0; i < n; ++i) {
@@ -28,10 +29,12 @@ struct Fft::Impl {
   }
   using Complex = std::complex<double>;
   int64_t length, batch;
+  // roots[k] = exp(-2 pi i k / length); work: input and output of one transform.
   std::vector<Complex> roots, work;
-  Memory area;
+  Memory area;  // not used: it makes the emulated plan take as much device memory as a real one
 
-  /// out = DFT of in[0], in[stride], ...; splits n by its smallest prime factor.
+  /// out = DFT of the n numbers in[0], in[stride], ...; splits n by its smallest prime factor p into p transforms of
+  /// n / p numbers (Cooley and Tukey, decimation in time). length / n is the step between the roots of order n.
   void transform(const Complex* in, Complex* out, int64_t n, int64_t stride) {
     if (n == 1) {
       *out = *in;
@@ -53,6 +56,7 @@ struct Fft::Impl {
       }
     }
   }
+  /// real [batch, length] -> spectrum [batch, length / 2 + 1, 2].
   void forward(const float* real, float* spectrum) {
     const int64_t bins = length / 2 + 1;
     for (int64_t b = 0; b < batch; ++b) {
@@ -65,6 +69,7 @@ struct Fft::Impl {
       }
     }
   }
+  /// spectrum [batch, length / 2 + 1, 2] -> real [batch, length], not normalised.
   void inverse(float* spectrum, float* real) {
     const int64_t bins = length / 2 + 1;
     for (int64_t b = 0; b < batch; ++b) {
@@ -86,7 +91,7 @@ struct Fft::Impl {
 };
 Fft::Fft(Context& ctx, int64_t length, int64_t batch) {
   runtime(ctx).refuse_in_capture("a transform's constructor");
-  const ForeignAllocations emulator;
+  const ForeignAllocations emulator;  // tests that count allocations ignore those of the plan
   impl_ = std::make_shared<Impl>(length, batch);
   impl_->area =
       Memory(ctx, static_cast<size_t>(batch * (length / 2 + 1)) * 2 * sizeof(float));  // as much as cuFFT may allocate

@@ -1,3 +1,10 @@
+// Memory of the emulated devices, in one of three ways (Buffer::Kind):
+//
+//   heap      posix_memalign of exactly the bytes, filled with 0xa5. With AddressSanitizer, overruns are found, and
+//             small buffers are poisoned while host code runs
+//   mapped    64 MiB or more, unless traffic is counted: pages that cost nothing until they are touched, and read as
+//             zeros
+//   watched   in builds with NACRE_WATCH: in the arena of shadow.cpp, which has a record for every two bytes
 #include "runtime/emulated/memory.h"
 
 #include <sys/mman.h>
@@ -36,6 +43,7 @@ void hide(std::byte* p, const Buffer& b, bool hidden) {
   (void)p, (void)b, (void)hidden;
 #endif
 }
+/// device: -1 for all of them.
 void hide_all(int device, bool hidden) {
   for (const auto& [p, b] : buffers())
     if (device < 0 || b.device == device) hide(p, b, hidden);
@@ -44,6 +52,7 @@ std::map<const std::byte*, size_t>& pinned_buffers() {
   static auto* const p = new std::map<const std::byte*, size_t>;
   return *p;
 }
+/// Bytes of all buffers of a device.
 size_t used(int device) {
   size_t bytes = 0;
   for (const auto& [p, b] : buffers())
@@ -51,6 +60,7 @@ size_t used(int device) {
   return bytes;
 }
 
+/// Allocates b.bytes and sets b.kind. Null if there is no memory.
 std::byte* allocate(Buffer& b) {
   void* p = nullptr;
   // Large blocks stay lazy, so that shapes larger than the machine's memory can be tested at their edges. They are
@@ -72,6 +82,7 @@ std::byte* allocate(Buffer& b) {
 
 }  // namespace
 
+// Never destroyed, so that memory may be freed until the process's end.
 std::map<std::byte*, Buffer>& buffers() {
   static auto* const b = new std::map<std::byte*, Buffer>;
   return *b;
@@ -80,6 +91,7 @@ Open::Open(int device) : device_(device) { hide_all(device_, false); }
 Open::~Open() { hide_all(device_, true); }
 
 std::optional<int> device_of(const void* at, size_t bytes) {
+  // The buffer that begins last at or before the address. It must also hold the end of the range.
   auto next = buffers().upper_bound(static_cast<std::byte*>(const_cast<void*>(at)));
   if (next == buffers().begin()) return {};
   const auto& [p, b] = *std::prev(next);
@@ -105,6 +117,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* all) {
 }
 cudaError_t cudaMalloc(void** to, size_t bytes) {
   const Api api;
+  // As in CUDA, allocating and freeing in a capture of this thread fail and invalidate the capture.
   if (const cudaError_t e = api.unsafe_in_capture(); e != cudaSuccess) return e;
   if (const cudaError_t e = api.broken(api.device()); e != cudaSuccess) return e;
   Buffer b{bytes, Buffer::heap, api.device()};
@@ -144,6 +157,7 @@ cudaError_t cudaMallocHost(void** to, size_t bytes) {
 cudaError_t cudaFreeHost(void* p) {
   const Api api;
   if (const cudaError_t e = api.unsafe_in_capture(); e != cudaSuccess) return e;
+  // Queued copies of any device may use it, since they read and write pinned memory when they run.
   finish_device(-1);
   pinned_buffers().erase(static_cast<std::byte*>(p));
   std::free(p);

@@ -1,3 +1,7 @@
+// Runs a launch in one order or in several. A correct kernel gives the same bits in every order of threads and blocks.
+// With NACRE_EMULATION=all a launch runs four times from the same device memory, and all memory of the device must be
+// equal afterwards. Otherwise a launch runs once; unless one order is asked for, successive launches take turns with
+// the orders.
 #include "runtime/emulated/orders.h"
 
 #include <cstdlib>
@@ -12,9 +16,10 @@
 namespace nacre::emulation {
 namespace {
 
+/// What the environment asks for, read once. Other words, and none, mean rotation.
 struct Mode {
   bool all = false;
-  std::optional<Order::Kind> fixed;
+  std::optional<Order::Kind> fixed;  // empty: rotation
   uint64_t seed = 1;
 };
 const Mode& mode() {
@@ -37,6 +42,8 @@ constexpr size_t compare_to = size_t{64} << 20;  // bytes of device memory that 
 /// must reproduce. One object is reused, so that launches do not map and clear new pages.
 class Orders {
  public:
+  // The calls of one launch: begin(), first run, note_first(); then for every other order restore(), run, as_first().
+  // Runs change only the buffers that the first run changed, or as_first() says so, so no others need restoring.
   void begin(int device) {
     device_ = device;
     before_.clear(), after_.clear(), changed_.clear();
@@ -57,6 +64,7 @@ class Orders {
       if (changed_[i++]) std::memcpy(p, before, bytes);
     });
   }
+  /// Whether all memory has the bits that it had behind the first run.
   bool as_first() {
     size_t i = 0, at = 0;
     bool same = true;
@@ -69,8 +77,8 @@ class Orders {
   }
 
  private:
-  template <class F>
   // The copies hold the device's buffers one after the other, by address. A launch neither makes nor frees buffers.
+  template <class F>
   void each(F f) {
     size_t at = 0;
     for (const auto& [p, b] : buffers()) {
@@ -80,8 +88,8 @@ class Orders {
     }
   }
   int device_ = 0;
-  std::vector<std::byte> before_, after_;
-  std::vector<bool> changed_;
+  std::vector<std::byte> before_, after_;  // of all buffers; of those that the first run changed
+  std::vector<bool> changed_;              // per buffer
 };
 
 }  // namespace
@@ -89,6 +97,7 @@ class Orders {
 void run_in_orders(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& shared, unsigned edges,
                    uint64_t number) {
   const Mode& m = mode();
+  // Differs from launch to launch, and is the same when a process is repeated.
   const uint64_t seed = m.seed * 1000003 + number;
   if (m.all) {
     size_t bytes = 0;
@@ -102,6 +111,7 @@ void run_in_orders(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemor
       for (const Order o : {Order{Order::random, seed}, Order{Order::random, seed + 1}, Order{Order::reverse, 0},
                             Order{Order::forward, 0}}) {
         if (first) {
+          // Counted in this run alone, so that a launch counts once.
           const CountedLaunch counted(kernel.name);
           run_grid(kernel, grid, size, shared, edges, o);
           orders->note_first();

@@ -1,3 +1,14 @@
+// Fibers for the threads of a block, and what they wait for: barriers, warp operations, asynchronous copies. There is
+// one scheduler, which runs one kernel at a time, one block at a time, in the host thread that runs the queue.
+//
+// A thread of the kernel runs until it waits or returns; nothing interrupts it. So only a wait, or the order of the
+// threads, decides what a thread sees of others, and a launch with the same order repeats the same steps.
+//
+// Memory for 1024 threads is mapped once and used by every launch:
+//
+//   stacks    256 KiB each, the lowest page without access
+//   shared    1 MiB: dynamic memory at offset 0, then each static array where a thread first reached it, each followed
+//             by at least 64 bytes that belong to no array. With AddressSanitizer all but the arrays is poisoned
 #include "runtime/emulated/scheduler.h"
 
 #include <sys/mman.h>
@@ -53,6 +64,7 @@ std::byte* map_memory(size_t bytes) {
   return static_cast<std::byte*>(p);
 }
 
+/// All state of the kernel that runs. Its functions run in the host's context; only leave() is called by a thread.
 struct Scheduler {
   Scheduler() {
     std::byte* stacks = map_memory(stack_bytes * most_threads);
@@ -65,18 +77,20 @@ struct Scheduler {
     shared = map_memory(shared_space);
   }
 
-  std::vector<Thread> threads;
-  Kernel kernel{};
-  unsigned count = 0, waiting = 0;
+  std::vector<Thread> threads;               // 1024 of them; a block uses the first `count`
+  Kernel kernel{};                           // what the fibers call
+  unsigned count = 0, waiting = 0;           // threads of a block; those at a barrier
   uint32_t at_warp[most_threads / 32] = {};  // per warp, the lanes that wait in a warp operation
-  std::string fault;
-  fcontext_t main_context = nullptr;
+  std::string fault;                         // of fail() or of a barrier; ends the launch once the thread has left
+  fcontext_t main_context = nullptr;         // where leave() goes to
+  // What AddressSanitizer needs to know of the host's stack at each switch.
   void* main_fake_stack = nullptr;
   const void* main_stack = nullptr;
   size_t main_stack_bytes = 0;
   std::byte* shared = nullptr;
+  // Bytes: offset of the next static array; dynamic memory; static arrays without gaps; what they may have together.
   size_t shared_used = 0, dynamic_bytes = 0, static_bytes = 0, static_allowed = 0;
-  bool trapped = false;
+  bool trapped = false;  // the fault is a __trap()
   struct SharedArray {
     const char* file;
     int line;
@@ -117,6 +131,7 @@ struct Permutation {
   bool reverse = false;
   uint64_t operator()(uint64_t i) const {
     if (reverse) return n - 1 - i;
+    // Both factors are below n, so a product fits into 64 bits if n fits into 32.
     if (n <= 0xffffffffu) return (a * i + b) % n;
     return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * i + b) % n);
   }
@@ -170,6 +185,7 @@ void Scheduler::resume(Thread& t) {
   // `self` is what threadIdx and the faults read; null means host code.
   self = &t;
   if (t.context == nullptr) {
+    // Stacks grow down from `room`, which differs between neighbours by stack_stagger.
     const size_t room = stack_bytes - t.linear % staggered_stacks * stack_stagger;
     t.context = make_fcontext(t.stack + room, room - page, fiber);
   }
@@ -197,6 +213,7 @@ void Scheduler::leave() {
 #endif
 }
 
+/// Lays out shared memory for a launch. Its static arrays follow in shared_array(), once for all blocks.
 void Scheduler::start_shared(size_t dynamic) {
   show(shared, shared_space);
   arrays.clear();
@@ -207,6 +224,7 @@ void Scheduler::start_shared(size_t dynamic) {
   hide(shared + dynamic, shared_space - dynamic);
 }
 
+/// What every thread of the block waits for, threads with the same reason together: the end of a message.
 std::string Scheduler::stuck() const {
   std::map<std::string, std::vector<unsigned>> groups;
   for (unsigned i = 0; i < count; ++i) {
@@ -227,6 +245,7 @@ std::string Scheduler::stuck() const {
   return out;
 }
 
+/// All threads of the block wait at a barrier: makes them ready, and begins the next epoch of shared memory's accesses.
 void Scheduler::release_barrier() {
   // Barriers are told apart by their place in the source: two __syncthreads() that a device would let match are a fault
   // here.
@@ -240,6 +259,7 @@ void Scheduler::release_barrier() {
   ++block.epoch;
 }
 
+/// Runs the block whose index is set, or until `fault` is set. turn: varies random orders from block to block.
 void Scheduler::run_block(Order order, uint64_t turn) {
   ++block.serial;
   block.epoch = 0;
@@ -284,6 +304,8 @@ void Scheduler::run_block(Order order, uint64_t turn) {
 }  // namespace
 
 void fail(const std::string& what) {
+  // An exception could not cross from a fiber to the host's stack. run_block() sees the fault, and nothing resumes this
+  // thread: run_grid() drops its fiber.
   Scheduler& s = scheduler();
   s.fault = name_of(*self) + " " + what;
   s.leave();
@@ -300,6 +322,7 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& me
   Scheduler& s = scheduler();
   const std::string name = std::string("kernel ") + kernel.name;
   if (self != nullptr) throw Fault(name + " is launched from a kernel");
+  // Whole warps, because a warp operation looks at 32 threads.
   s.count = size.x * size.y * size.z;
   if (s.count == 0 || s.count > most_threads || s.count % 32 != 0)
     throw Fault(name + ": a block of " + std::to_string(s.count) +
@@ -315,7 +338,7 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& me
   // Blocks run whole, one after the other: `turn` varies the order of threads from block to block.
   const Permutation at(blocks, order);
   for (uint64_t i = 0; i < blocks; ++i) {
-    const uint64_t b = at(i);
+    const uint64_t b = at(i);  // number of the block, x fastest
     if (edges != 0 && b >= edges && b + edges < blocks) continue;
     block.index = dim3(static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
                        static_cast<unsigned>(b / grid.x / grid.y));
@@ -335,13 +358,14 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& me
     throw Fault(what);
   }
   show(s.shared, shared_space);
-  *memory.arrays = s.static_bytes;
+  *memory.arrays = s.static_bytes;  // of the arrays that its blocks have reached
 }
 
 void barrier(const char* file, int line) {
   Scheduler& s = scheduler();
   Thread& t = *self;
   t.file = file, t.line = line;
+  // run_block() releases the barrier when the last thread of the block is here.
   t.state = Thread::at_barrier;
   ++s.waiting;
   s.leave();
@@ -382,9 +406,10 @@ void warp_operation(const char* operation, uint32_t mask, void* argument, Resolv
     if (mask >> i & 1) {
       Thread& other = s.threads[first + i];
       if (i != lane) other.state = Thread::ready;
-      if (orders_memory) ++other.warp_epoch;
+      if (orders_memory) ++other.warp_epoch;  // the warp's accesses before and after do not conflict (shadow.cpp)
     }
   at_warp &= ~mask;
+  // The other lanes have not been resumed, so their arguments, which lie on their stacks, are still there.
   if (resolve != nullptr) resolve(arguments, mask);
 }
 
@@ -409,6 +434,7 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
 void* dynamic_shared() { return scheduler().shared; }
 
 void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from) {
+  // `bytes_from` of the source are copied, and the rest of the target becomes zero.
   // PTX requires alignment of the source even of a copy that reads nothing.
   if (reinterpret_cast<uintptr_t>(to) % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0)
     fail("issues a cp.async of " + std::to_string(bytes) +
@@ -418,6 +444,7 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from)
   if (bytes_from > 0) shadow_read(from, bytes_from);
   std::memset(to, 0xff, bytes);  // NaN until the thread has waited for the copy
   shadow_pending(to, bytes, true);
+  // With AddressSanitizer the target is poisoned until then.
   // The bytes are copied in copy_wait(), as late as a device may, and read from the source then: a source that is
   // overwritten too early shows, as well.
   hide(to, bytes);
@@ -434,6 +461,8 @@ void copy_wait(unsigned groups_left) {
       t.copies[kept++] = c;
       continue;
     }
+    // The mark goes first, because the shadow refuses accesses to pending bytes. Then the bytes count as written now by
+    // this thread: others may read them behind a barrier only.
     show(c.to, c.bytes);
     shadow_pending(c.to, c.bytes, false);
     shadow_write(c.to, c.bytes);

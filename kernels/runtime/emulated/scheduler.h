@@ -16,6 +16,7 @@
 
 namespace nacre::emulation {
 
+/// A mistake that the emulator found: in a kernel, or in what the host asks of a device.
 struct Fault : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -49,6 +50,7 @@ struct SharedMemory {
   size_t* arrays;  ///< set to their size
   int device;
 };
+/// Runs the blocks of a grid, edge_blocks (if not 0) at each end. Throws Fault or Trap.
 void run_grid(const Kernel&, dim3 grid, dim3 block, const SharedMemory&, unsigned edge_blocks, Order);
 
 // ---- called by the threads of a kernel
@@ -60,10 +62,11 @@ struct PendingCopy {
   uint32_t bytes, bytes_from, group;
 };
 
+/// A thread of the running block. Its stack and its context serve the thread of the same number in every block.
 struct Thread {
   enum State : uint8_t { ready, at_barrier, at_warp, done };
-  dim3 index;
-  unsigned linear = 0;
+  dim3 index;           ///< threadIdx
+  unsigned linear = 0;  ///< number in the block, x fastest; its warp is linear / 32
   State state = done;
   // The warp operation that the thread waits in.
   uint32_t mask = 0;
@@ -73,16 +76,16 @@ struct Thread {
   void* argument = nullptr;
   uint32_t warp_epoch = 0;  ///< grows with each synchronising warp operation
   std::vector<PendingCopy> copies;
-  uint32_t copy_group = 0;
-  void* context = nullptr;
-  void* fake_stack = nullptr;
+  uint32_t copy_group = 0;     ///< cp.async.commit_group so far
+  void* context = nullptr;     ///< where the fiber goes on; null: not made yet
+  void* fake_stack = nullptr;  ///< AddressSanitizer's
   std::byte* stack = nullptr;
 };
 
 struct Block {
-  dim3 index, size, grid;
-  uint64_t serial = 0;  ///< differs for every block ever run
-  uint32_t epoch = 0;   ///< barriers passed
+  dim3 index, size, grid;  ///< blockIdx, blockDim, gridDim
+  uint64_t serial = 0;     ///< differs for every block ever run
+  uint32_t epoch = 0;      ///< barriers passed
 };
 
 extern Thread* self;  ///< the running thread, or null in host code
@@ -92,6 +95,7 @@ extern Block block;
 void barrier(const char* file, int line);
 
 /// Waits for the lanes in the mask. The last to arrive runs `resolve` on the lanes' arguments (null for other lanes).
+/// orders_memory: accesses before and after are ordered between these lanes, as by __syncwarp.
 using Resolve = void (*)(void* const (&arguments)[32], uint32_t mask);
 void warp_operation(const char* operation, uint32_t mask, void* argument, Resolve, bool orders_memory, const char* file,
                     int line);
@@ -100,6 +104,8 @@ void warp_operation(const char* operation, uint32_t mask, void* argument, Resolv
 void* shared_array(const char* file, int line, size_t bytes, size_t alignment);
 void* dynamic_shared();
 
+// cp.async of `bytes` bytes, of which the first `bytes_from` come from the source and the rest are zeros;
+// cp.async.commit_group; cp.async.wait_group.
 void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from);
 void copy_commit();
 void copy_wait(unsigned groups_left);
@@ -117,9 +123,12 @@ extern const bool watches_accesses;
 void shadow_launch(std::byte* shared, size_t bytes, int device);
 /// Registers an array of shared memory of the running kernel.
 void shadow_shared(const void* at, size_t bytes);
+/// An access by the running thread; in host code, nothing. Reports a conflict by fail().
 void shadow_write(void* at, size_t bytes);
 void shadow_read(const void* at, size_t bytes);
+/// Marks bytes of shared memory as those of a cp.async that was not waited for, or clears the mark.
 void shadow_pending(void* at, size_t bytes, bool pending);
+/// Accesses in its lifetime are atomic.
 struct AtomicSection {
   AtomicSection();
   ~AtomicSection();

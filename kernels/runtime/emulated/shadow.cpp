@@ -5,6 +5,10 @@
 // both are atomic, and no barrier separates them. A barrier is __syncthreads within a block, and also __syncwarp within
 // a warp; none separates blocks. Shuffles do not order memory.
 //
+// An access goes from a __tsan_* function to touch(), which finds the cells of its bytes (of shared memory by offset,
+// of device memory by page), to touch_cells(), which compares it with each cell's last write and last read (conflicts)
+// and notes it (together). One kernel runs at a time, under the lock of streams.cpp, so nothing here needs a lock.
+//
 // Without NACRE_WATCH these functions are empty.
 #include "runtime/emulated/shadow.h"
 
@@ -100,7 +104,8 @@ struct Arena {
     spare = reinterpret_cast<Cell**>(map_memory(arena_bytes / page * sizeof(Cell*)));
     bytes = arena_bytes;
   }
-  void mark(const std::byte* p, size_t size, int owner) {  // device + 1, or 0: free
+  /// Notes that a buffer begins (owner: device + 1) or ends (0). A page has cells while a buffer overlaps it.
+  void mark(const std::byte* p, size_t size, int owner) {
     const bool live = owner != 0;
     const size_t at = static_cast<size_t>(p - memory);
     std::memset(allocated + at / grain, owner, (size + grain - 1) / grain);
@@ -175,7 +180,8 @@ inline Touch together(Touch t, Touch now) {
   return now;
 }
 
-/// Updates the cells of one access. Entries older than `oldest` are ignored.
+/// Checks and updates the cells of one access. Entries older than `oldest` are ignored: for device memory those of
+/// earlier launches, for shared memory those of earlier blocks.
 template <bool writes>
 inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared, const void* at) {
   const Thread& me = *self;
@@ -203,6 +209,7 @@ inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared,
   }
 }
 
+/// An access of the running thread. Host code (self is null) is not checked.
 template <bool writes>
 inline void touch(const void* address, size_t bytes) {
   if (self == nullptr || reporting) return;
@@ -264,6 +271,7 @@ void shadow_pending(void* at, size_t bytes, bool pending) {
 AtomicSection::AtomicSection() { in_atomic = true; }
 AtomicSection::~AtomicSection() { in_atomic = false; }
 
+// Buffers follow each other with at least `guard` bytes in between, which belong to none.
 void* watched_allocate(size_t bytes, int device) {
   Arena& a = arena;
   if (a.bytes == 0) a.map();
@@ -276,6 +284,7 @@ void* watched_allocate(size_t bytes, int device) {
 }
 void watched_release(void* p, size_t bytes) {
   arena.mark(static_cast<std::byte*>(p), bytes, 0);
+  // Gives back the pages that lie wholly in the buffer.
   const auto begin = (reinterpret_cast<uintptr_t>(p) + page - 1) / page * page,
              end = (reinterpret_cast<uintptr_t>(p) + bytes) / page * page;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);

@@ -1,4 +1,4 @@
-// Streams, events, graphs and launches of the emulated devices. cuda_runtime.h says when work is done.
+// Streams, events, graphs and launches of the emulated devices. cuda_runtime.h says when work is done, streams.h how.
 #include "runtime/emulated/streams.h"
 
 #include <algorithm>
@@ -57,14 +57,14 @@ struct CUgraph_st {
   std::vector<std::shared_ptr<const Work>> nodes;
 };
 struct CUgraphExec_st {
-  std::vector<std::shared_ptr<const Work>> nodes;
+  std::vector<std::shared_ptr<const Work>> nodes;  // in the order of the capture, in which they run
   int device;
 };
 struct CUstream_st {
   int device;
-  std::deque<Entry> queue;
-  std::unique_ptr<CUgraph_st> capture;
-  bool invalidated = false;
+  std::deque<Entry> queue;              // the front runs next
+  std::unique_ptr<CUgraph_st> capture;  // null: not capturing
+  bool invalidated = false;             // a call that is forbidden in a capture was made: its end fails
 };
 
 namespace nacre::emulation {
@@ -79,9 +79,9 @@ std::recursive_mutex& mutex() {
 }
 thread_local int current_device = 0;
 thread_local cudaError_t last_error = cudaSuccess;
-thread_local std::vector<CUstream_st*> capturing;  // not in relaxed mode
+thread_local std::vector<CUstream_st*> capturing;  // captures that this thread began, not in relaxed mode
 thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeThreadLocal;
-thread_local const char* announced_name = nullptr;
+thread_local const char* announced_name = nullptr;  // of the next cudaLaunchKernel; see announce()
 thread_local const Signature* announced = nullptr;
 
 struct KernelFacts {
@@ -91,8 +91,8 @@ struct KernelFacts {
 struct State {
   std::set<CUstream_st*> streams;
   std::map<std::pair<int, const void*>, KernelFacts> kernels;  // by device and function: attributes belong to a device
-  cudaError_t broken[device_count] = {};
-  uint64_t launches = 0, waits = 0;
+  cudaError_t broken[device_count] = {};                       // per device, the error that broke it
+  uint64_t launches = 0, waits = 0;                            // kernels that ran; calls that waited
 };
 State& state() {
   static auto* const s = new State;
@@ -109,6 +109,7 @@ void drop(int device) {
     s->queue.clear();
   }
 }
+/// Every later call for this device returns the error.
 void break_device(int device, cudaError_t e) {
   state().broken[device] = e;
   drop(device);
@@ -166,6 +167,7 @@ void before_waiting(const CUstream_st* waited) {
   }
 }
 
+/// Queues work, or adds it to the graph that the stream captures.
 cudaError_t add(const Api& api, cudaStream_t stream, Work work) {
   if (stream == nullptr || !state().streams.contains(stream)) return api.fails(cudaErrorInvalidResourceHandle);
   if (const cudaError_t e = api.broken(stream->device); e != cudaSuccess) return e;
@@ -223,8 +225,8 @@ struct Queued {
   size_t dynamic;
   unsigned edges;
   int device;
-  std::vector<std::byte> values;
-  std::vector<void*> arguments;
+  std::vector<std::byte> values;  // of the parameters
+  std::vector<void*> arguments;   // their addresses in `values`, as cudaLaunchKernel takes them
 
   void copy(void* const* from) {
     // The parameters, one after the other as the ABI aligns them, in one block of bytes.

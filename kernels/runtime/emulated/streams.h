@@ -1,5 +1,14 @@
 #pragma once
 // Shared by the emulated CUDA functions: one lock, the thread's current device, errors, and running of queues.
+//
+// The model of streams.cpp. A stream is a queue of entries: work (a copy, a launch, a transform), "event e is
+// reached for the n-th time", and "wait until event e was reached n times". Nothing runs when it is queued, unless
+// the queue has become too long or CUDA_LAUNCH_BLOCKING is 1. step() runs the first entry of a queue, unless that is
+// a wait for an event which was not reached. run_until() steps one queue to its end, and the queues that it waits
+// for as far as necessary. A function that waits (synchronise, free, a copy to pageable memory) calls it. All of
+// this happens in the calling thread, under the lock.
+//
+// A capture diverts what would be queued to the nodes of a graph. Replaying the graph queues its nodes again.
 #include <mutex>
 
 #include "runtime/emulated/cuda_runtime.h"

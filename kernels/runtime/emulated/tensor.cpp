@@ -1,5 +1,16 @@
 // The tensor-core instructions of one warp, with the fragment layouts of the PTX manual (sections "Matrix Fragments for
-// mma.m16n8k16" and "m16n8k8"; "ldmatrix").
+// mma.m16n8k16" and "m16n8k8"; "ldmatrix"). With g = lane / 4 and t = lane % 4, a lane has, of d += a b:
+//
+//   d, 16 x 8      rows g and g + 8, columns 2 t and 2 t + 1
+//   bf16: a, 16 x 16, b, 16 x 8; two neighbours along k in each register, the lower k in the low half
+//     a            rows g and g + 8, k = 2 t, 2 t + 1, 2 t + 8 and 2 t + 9; registers in the order (g, 2 t),
+//                  (g + 8, 2 t), (g, 2 t + 8), (g + 8, 2 t + 8)
+//     b            column g, k as in a
+//   tf32: a, 16 x 8, b, 8 x 8; one number in each register
+//     a            rows g and g + 8, k = t and t + 4, in the same order
+//     b            column g, k as in a
+//
+// These functions resolve a warp operation (scheduler.h): they get the arguments of all 32 lanes at once.
 #include <cstring>
 
 #include "runtime/emulated/device.h"
@@ -7,8 +18,10 @@
 namespace nacre::cuda::emulated {
 namespace {
 
+/// A bf16 is the upper half of a float.
 float from_bf16(uint32_t bits) { return __uint_as_float(bits << 16); }
 
+/// d += a b for the fragments of d in all lanes.
 template <int depth>
 void multiply(void* const (&arguments)[32], const float (&a)[16][depth], const float (&b)[depth][8]) {
   // Products in order of k, added in float; then the sum is added to d. A device adds in another order, and truncates.
@@ -53,6 +66,8 @@ void mma_tf32(void* const (&arguments)[32], uint32_t) {
   multiply(arguments, a, b);
 }
 
+/// Loads 8 x 8 matrices of 16-bit elements. Lane 8 m + r names row r of matrix m, 16 bytes. Register m of a lane gets
+/// the elements 2 t and 2 t + 1 of row g, or if transposed those of column g.
 void load_matrix(void* const (&arguments)[32], uint32_t) {
   const int matrices = static_cast<LoadMatrix*>(arguments[0])->matrices;
   for (int m = 0; m < matrices; ++m) {

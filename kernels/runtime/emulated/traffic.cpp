@@ -1,3 +1,6 @@
+// Counts distinct bytes. The arena of watched memory (shadow.cpp) has a cell here for each 16 bytes, with a bit for
+// each byte that the running launch has read, and one for each that it has written. A byte counts when its bit is set.
+// An access that crosses cells updates each of them.
 #include "runtime/emulated/traffic.h"
 
 #include <sys/mman.h>
@@ -28,13 +31,14 @@ struct Cell {
 };
 constexpr size_t grain = 16, page = 4096;
 
+/// All state. The environment's variable is read when it is first asked for.
 struct Counter {
   bool on = false;
-  std::FILE* file = nullptr;
-  std::map<std::string, Traffic> sums;
-  Cell* cells = nullptr;
-  uint32_t launch = 0;
-  int64_t read = 0, written = 0;  // of the running launch
+  std::FILE* file = nullptr;            // of NACRE_EMULATION_TRAFFIC
+  std::map<std::string, Traffic> sums;  // by kernel
+  Cell* cells = nullptr;                // mapped at the first access; zeros belong to launch 0, which does not exist
+  uint32_t launch = 0;                  // number of the running launch, from 1
+  int64_t read = 0, written = 0;        // of the running launch
 
   Counter() {
     const char* name = std::getenv("NACRE_EMULATION_TRAFFIC");
@@ -51,6 +55,7 @@ struct Counter {
     static auto* const c = new Counter;
     return *c;
   }
+  /// At the process's end.
   void write() {
     std::string text = "# process " + std::to_string(getpid()) + ": launches, bytes read, bytes written, name\n";
     for (const auto& [name, t] : sums)
@@ -72,6 +77,7 @@ void count_traffic(bool on) {
   const Api api;
   Counter& c = counter();
   if (on && !watches_accesses) throw Fault("count_traffic: this build does not watch accesses");
+  // Mapped buffers have no cells: nothing was counted when they were allocated.
   if (on)
     for (const auto& [p, b] : buffers())
       if (b.kind == Buffer::mapped) throw Fault("count_traffic: a buffer of 64 MiB or more is not watched");
@@ -112,6 +118,7 @@ void traffic_access(size_t arena, size_t offset, size_t bytes, bool writes) {
     c.cells = static_cast<Cell*>(p);
   }
   for (size_t done = 0; done < bytes;) {
+    // `here`: the bytes of the access in this cell, whose bits are `mask`.
     const size_t in_cell = (offset + done) % grain, here = std::min(bytes - done, grain - in_cell);
     Cell& cell = c.cells[(offset + done) / grain];
     if (cell.launch != c.launch) cell = {c.launch, 0, 0};

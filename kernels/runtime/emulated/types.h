@@ -1,5 +1,5 @@
 #pragma once
-// CUDA's vector types, for the emulated build, which needs no CUDA header.
+// CUDA's vector types, for the emulated build, which needs no CUDA header. Sizes and alignments are CUDA's.
 #include <cstdint>
 
 struct dim3 {
