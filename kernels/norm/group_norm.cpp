@@ -7,8 +7,20 @@
 #include "runtime/inline.h"
 #include "runtime/sums.h"
 
+// Group normalisation on the CPU; group_norm.cu is the same on CUDA. nacre/ops/group_norm.h gives the formulas.
+//
 // A part is a number of rows of one item, fixed by the shape. Every loop runs over the rows of a part and the channels
 // of one group, whose statistics it reads `step` floats apart: 0 over an item, the number of groups over a position.
+//
+//   over an item       forward   item_statistics, then y per part
+//                      backward  column_sums; from them dgain and dbias (parameter_gradients) and the sums of d and d h
+//                                of each set, then dx per part (item_input_gradient)
+//   over a position    forward   statistics and y of a part together
+//                      backward  column_sums and parameter_gradients if gain or bias is trained; dx, whose sums are
+//                                those of one row (position_input_gradient)
+//
+// Loops are compiled once per instruction set (NACRE_CLONES), for float and bf16 alike, from one template each. Sums
+// over a set have `lanes` partial sums, so their order does not depend on the vector width.
 namespace nacre {
 namespace cuda {
 template <class T>
@@ -23,10 +35,11 @@ void group_norm_backward(Context&, const GroupNormBackward<T>&);
 namespace {
 
 constexpr int64_t lanes = 16;  // partial sums of a set: fixed, so that bits do not depend on the vector width
-constexpr int64_t part_elements = 16384;
+constexpr int64_t part_elements = 16384;  ///< elements of x per part; a part has at least one row
 constexpr int64_t tile = 512;  // channels whose sums lie on the stack
 
-/// Over a position, the rows of all items are one item, because sets do not depend on items.
+/// How x is divided. Over an item, a set is the `rows` rows of an item and `width` channels; over a position, it is
+/// `width` channels of one row. Then the rows of all items are one item, because sets do not depend on items.
 struct Layout {
   int64_t batch, rows, channels, groups, width;  ///< rows of an item; channels of a group
   int64_t part_rows, parts;                      ///< parts of an item
@@ -82,24 +95,29 @@ NACRE_INLINE void add(const Run<T>& a, double pivot, double* __restrict sum, dou
     for (int64_t l = 0; l < a.n - i; ++l) one(l);
   }
 }
+/// A clone must be a plain function, so each loop is a template that is inlined into one function per type.
 NACRE_CLONES void add_moments(const Run<float>& a, double pivot, double* sum, double* squares) {
   add(a, pivot, sum, squares);
 }
 NACRE_CLONES void add_moments(const Run<bf16>& a, double pivot, double* sum, double* squares) {
   add(a, pivot, sum, squares);
 }
-/// Sums of differences from the pivot, and of their squares.
+/// Sums of differences from the pivot, and of their squares. Also the sums of d and of d h of a row.
 struct Moments {
   double sum[lanes] = {}, squares[lanes] = {};
   double total(const double* v) const { return std::accumulate(v, v + lanes, 0.0); }
 };
+/// Mean and 1 / sqrt(var + eps) of n elements, from sums of v = x - pivot and of v^2: var = mean v^2 - (mean v)^2. The
+/// pivot is an element of the set, so v is of the size of the deviation, and little cancels. Rounding may still make
+/// the difference negative.
 void put_statistics(double pivot, double sum, double squares, int64_t n, float eps, float* mean, float* inverse) {
   const double size = static_cast<double>(n), first = sum / size, variance = squares / size - first * first;
   *mean = static_cast<float>(pivot + first);
   *inverse = static_cast<float>(1 / std::sqrt((variance < 0 ? 0 : variance) + static_cast<double>(eps)));
 }
 
-/// One group in the rows of a part.
+/// One group in the rows of a part: what the loops read and write. Pointers are those of the first row and of the
+/// group's first channel. Rows are `stride` elements apart, their statistics `step` floats.
 template <class T>
 struct Rows {
   const T *x, *other;  ///< other: the residual, or dy
@@ -108,6 +126,7 @@ struct Rows {
   int64_t rows, stride, width, step;
 };
 
+/// y = h gain + bias (+ residual), with r gain multiplied first.
 template <class T>
 NACRE_INLINE void forward(const Rows<T>& a) {
   for (int64_t r = 0; r < a.rows; ++r) {
@@ -127,7 +146,7 @@ NACRE_INLINE void forward(const Rows<T>& a) {
 NACRE_CLONES void forward_rows(const Rows<float>& a) { forward(a); }
 NACRE_CLONES void forward_rows(const Rows<bf16>& a) { forward(a); }
 
-/// Per channel, sum_dy += dy and sum_dyh += dy h, for a.width <= tile channels.
+/// Per channel, sum_dy += dy and sum_dyh += dy h, for a.width <= tile channels. Products are in float, sums in double.
 template <class T>
 NACRE_INLINE void columns(const Rows<T>& a, double* __restrict sum_dy, double* __restrict sum_dyh) {
   for (int64_t r = 0; r < a.rows; ++r) {
@@ -143,7 +162,7 @@ NACRE_INLINE void columns(const Rows<T>& a, double* __restrict sum_dy, double* _
 NACRE_CLONES void add_columns(const Rows<float>& a, double* sum_dy, double* sum_dyh) { columns(a, sum_dy, sum_dyh); }
 NACRE_CLONES void add_columns(const Rows<bf16>& a, double* sum_dy, double* sum_dyh) { columns(a, sum_dy, sum_dyh); }
 
-/// Sums of d and of d h over the first row, in `lanes` partial sums.
+/// Sums of d = dy gain and of d h over the first row alone, in `lanes` partial sums.
 template <class T>
 NACRE_INLINE void products(const Rows<T>& a, double* __restrict sum_d, double* __restrict sum_dh) {
   const float mean = a.mean[0], inverse = a.inverse[0];
@@ -160,7 +179,8 @@ NACRE_INLINE void products(const Rows<T>& a, double* __restrict sum_d, double* _
 NACRE_CLONES void add_products(const Rows<float>& a, double* sum_d, double* sum_dh) { products(a, sum_d, sum_dh); }
 NACRE_CLONES void add_products(const Rows<bf16>& a, double* sum_d, double* sum_dh) { products(a, sum_d, sum_dh); }
 
-/// dx = r (d - mean_d - h mean_dh).
+/// dx = r (d - mean_d - h mean_dh), written as r gain dy - r mean_d - (x - mean) r^2 mean_dh, so that a row has two
+/// constants.
 template <bool add_dx, class T>
 NACRE_INLINE void input_gradient(const Rows<T>& a, float mean_d, float mean_dh) {
   const float mean = a.mean[0], inverse = a.inverse[0], constant = inverse * mean_d,
@@ -188,7 +208,8 @@ void each_part(Context& ctx, const Layout& l, F&& f) {
   parallel_parts(ctx, l.batch * l.parts, [&](int64_t part) { f(part, Part(l, part)); });
 }
 
-/// Statistics of an item: partial sums [item][part][group][2], then one sum per set.
+/// Statistics of an item. Scratch: doubles [item][part][group][2], sum and squares of each part; then a set's parts are
+/// added in order. The pivot of a set is its first element in the item, the same in all parts.
 template <class T>
 void item_statistics(Context& ctx, const GroupNormForward<T>& a, const Layout& l) {
   const auto pivot = [&](int64_t item, int64_t group) {
@@ -198,7 +219,7 @@ void item_statistics(Context& ctx, const GroupNormForward<T>& a, const Layout& l
     for (int64_t g = 0; g < l.groups; ++g) {
       Moments m;
       const T* const x = a.x.data + p.at + g * l.width;
-      // The channels of a single group are contiguous over rows.
+      // The channels of a single group are contiguous over rows, so a part is one run.
       const int64_t runs = l.groups == 1 ? 1 : p.rows, length = l.groups == 1 ? p.rows * l.width : l.width;
       add_moments(Run<T>{x, runs, l.channels, length}, pivot(p.item, g), m.sum, m.squares);
       put_partial(a.scratch.data, 2 * (part * l.groups + g), m.total(m.sum));
@@ -216,7 +237,7 @@ void item_statistics(Context& ctx, const GroupNormForward<T>& a, const Layout& l
   }
 }
 
-/// The group g of a part.
+/// The group g of a part, for the loops of the backward pass.
 template <class T>
 Rows<T> rows_of(const GroupNormBackward<T>& a, const Layout& l, const Part& p, int64_t g) {
   const int64_t at = p.at + g * l.width;
@@ -233,7 +254,8 @@ Rows<T> rows_of(const GroupNormBackward<T>& a, const Layout& l, const Part& p, i
           .step = l.step()};
 }
 
-/// Sums of dy and of dy h over the rows of every part: [part][2][channels].
+/// Sums of dy and of dy h over the rows of every part. Scratch: doubles [part][2][channels], with the parts of all
+/// items. Channels go through in tiles, because the running sums are on the stack.
 template <class T>
 void column_sums(Context& ctx, const GroupNormBackward<T>& a, const Layout& l) {
   each_part(ctx, l, [&](int64_t part, const Part& p) {
@@ -253,6 +275,7 @@ void column_sums(Context& ctx, const GroupNormBackward<T>& a, const Layout& l) {
   });
 }
 
+/// dgain and dbias from the column sums: for each channel, the parts of all items in order.
 template <class T>
 void parameter_gradients(Context& ctx, const GroupNormBackward<T>& a, const Layout& l) {
   parallel_ranges(ctx, l.channels, 64, [&](int64_t begin, int64_t end) {
@@ -272,7 +295,8 @@ void parameter_gradients(Context& ctx, const GroupNormBackward<T>& a, const Layo
 struct SetSums {
   double d = 0, dh = 0;
 };
-/// Over an item, from its column sums.
+/// Over an item, from its column sums: gain is constant along a column, so sum of d = sum over channels of gain (sum of
+/// dy).
 template <class T>
 SetSums set_sums(const GroupNormBackward<T>& a, const Layout& l, int64_t item, int64_t group) {
   SetSums s;
@@ -285,12 +309,15 @@ SetSums set_sums(const GroupNormBackward<T>& a, const Layout& l, int64_t item, i
   return s;
 }
 
+/// dx of the rows from the sums over their set of n elements.
 template <class T>
 void write_input_gradient(const GroupNormBackward<T>& a, const Rows<T>& rows, double sum_d, double sum_dh, int64_t n) {
   const auto mean_d = static_cast<float>(sum_d / static_cast<double>(n)),
              mean_dh = static_cast<float>(sum_dh / static_cast<double>(n));
   a.add_dx ? add_dx(rows, mean_d, mean_dh) : write_dx(rows, mean_d, mean_dh);
 }
+/// dx over an item. The sums of a set are computed once, then all parts of the item read them. Scratch: behind the
+/// column sums, doubles [item][group][2].
 template <class T>
 void item_input_gradient(Context& ctx, const GroupNormBackward<T>& a, const Layout& l) {
   const int64_t sums = 2 * l.batch * l.parts * l.channels;  // behind the column sums
@@ -309,6 +336,7 @@ void item_input_gradient(Context& ctx, const GroupNormBackward<T>& a, const Layo
     }
   });
 }
+/// dx over a position: a set lies in one row, so each row has its own sums, and needs no scratch.
 template <class T>
 void position_input_gradient(Context& ctx, const GroupNormBackward<T>& a, const Layout& l) {
   each_part(ctx, l, [&](int64_t, const Part& p) {
@@ -377,6 +405,7 @@ void group_norm_forward(Context& ctx, const GroupNormForward<T>& a) {
     for (int64_t g = 0; g < l.groups; ++g) {
       const int64_t at = p.at + g * l.width;
       float *const mean = a.mean.data + p.statistic + g, *const inverse = a.inverse_deviation.data + p.statistic + g;
+      // Over a position the statistics of the part's rows are not known yet. Over an item they are.
       for (int64_t r = 0; r < p.rows && !l.over_item; ++r) {
         const T* const row = a.x.data + at + r * l.channels;
         const auto pivot = static_cast<double>(to_float(row[0]));
@@ -419,6 +448,7 @@ void group_norm_backward(Context& ctx, const GroupNormBackward<T>& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::group_norm_backward(ctx, a);
   const Layout l(x, a.groups, a.over);
+  // Over an item, dx needs the column sums, too.
   if (trains || l.over_item) column_sums(ctx, a, l);
   if (trains) parameter_gradients(ctx, a, l);
   if (!a.dx) return;

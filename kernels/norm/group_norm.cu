@@ -2,14 +2,20 @@
 
 #include "runtime/partials.cuh"
 
-// Channels are innermost. P is the number of elements per access: 1 supports any shape (read this case first); a
-// 16-byte pack runs if the channels of a group and the addresses allow. A pack lies in one group.
+// Group normalisation on CUDA; group_norm.cpp is the same on the CPU. nacre/ops/group_norm.h gives the formulas.
+//
+// Channels are innermost, and adjacent threads have adjacent channels, so loads and stores are coalesced. P is the
+// number of elements per access: 1 supports any shape (read this case first); a 16-byte pack runs if the channels of a
+// group and the addresses allow. A pack lies in one group.
 //
 //   over an item       forward   moments: sums of the rows of a block; statistics: their sum per set; apply: y
 //                      backward  columns: sums per channel; set_sums: their sum per set; input_gradient: dx;
 //                                parameters: dgain and dbias
 //   over a position    a few lanes of a warp have a set: forward is one launch. Backward: columns, positions (dx),
 //                      parameters
+//
+// Sums: a thread adds up to 32 rows, the block adds its threads in shared memory and stores doubles in scratch, and a
+// second launch adds the blocks. The number of blocks follows from the shape and P.
 namespace nacre::cuda {
 namespace {
 
@@ -18,8 +24,9 @@ constexpr int64_t max_rows = 32;  // rows per thread; the sums of the backward p
 constexpr int64_t min_rows = 8;   // with fewer, partial sums are as many bytes as the data
 
 /// How the [rows, channels] matrix of each item is divided among blocks. A block has `columns` threads along the
-/// channels, P channels each, and handles `rows_at_once` of its `block_rows` rows at once. grid.x runs over items and
-/// their row blocks, grid.y over columns.
+/// channels, P channels each, and handles `rows_at_once` of its `block_rows` rows at once. Adjacent threads have
+/// adjacent columns, and `columns` threads share a row slot. Threads that do not fill a row are idle. grid.x
+/// runs over items and their row blocks, grid.y over columns.
 struct Tiling {
   int64_t rows, channels, block_rows;
   int columns, rows_at_once;
@@ -32,6 +39,7 @@ struct Tiling {
     columns = static_cast<int>(pack_count < threads ? pack_count : threads);
     rows_at_once = threads / columns;
     column_blocks = blocks_for(pack_count, columns);
+    // Rows per thread: 32, or fewer, down to 8, until the grid has blocks_of_sums blocks.
     int64_t each = max_rows;
     while (each > min_rows && ceil_div(rows, rows_at_once * each) * column_blocks * batch < blocks_of_sums) each /= 2;
     block_rows = rows_at_once * each;
@@ -45,6 +53,7 @@ struct ThreadWork {
   int64_t item, channel, row, end;
   int column, row_slot;  ///< the thread's column and row in its block
 };
+/// The work of this thread. An idle thread has no rows: its `end` is 0. It must still reach the barriers of its block.
 template <int P>
 __device__ __forceinline__ ThreadWork thread_work(const Tiling& t) {
   const int column = static_cast<int>(threadIdx.x) % t.columns, row_slot = static_cast<int>(threadIdx.x) / t.columns;
@@ -90,7 +99,8 @@ struct Moments {
     }
   }
 };
-/// `per` is 1 / n.
+/// As put_statistics() in group_norm.cpp: mean and 1 / sqrt(var + eps), from sums of v = x - pivot and of v^2. `per` is
+/// 1 / n.
 __device__ __forceinline__ void put_statistics(double pivot, double sum, double squares, double per, float eps,
                                                float* mean, float* inverse) {
   const double first = sum * per, variance = squares * per - first * first;
@@ -100,7 +110,8 @@ __device__ __forceinline__ void put_statistics(double pivot, double sum, double 
 
 // ---- over an item
 
-/// The rows as the moments see them. A single group is contiguous, so its rows may have any width.
+/// The rows as the moments see them. Several groups: those of x. A single group is contiguous over the rows of an item,
+/// so the item is cut into rows of any width that divides it. `pack` elements per access.
 struct MomentRows {
   int pack;
   Tiling tiling;
@@ -118,7 +129,9 @@ MomentRows moment_rows(Shape x, int64_t groups, bool aligned) {
   return {pack, Tiling(x.batch, rows, x.channels, pack)};
 }
 
-/// partial [item][row block][column] = moments of the block's rows.
+/// partial [item][row block][column] = moments of the block's rows, two doubles. A column is the P channels of a
+/// thread. Shared memory: the sums, then the squares, of all threads, 4 KiB; the threads of row_slot 0 add those of
+/// their column after the barrier.
 template <class T, int P>
 __global__ void __launch_bounds__(threads)
     group_norm_moments_kernel(const T* x, Tiling t, int64_t item_elements, int64_t group_channels, float* partial) {
@@ -127,7 +140,7 @@ __global__ void __launch_bounds__(threads)
   const T* const item = x + work.item * item_elements;
   Moments m;
   if (work.row < work.end) {
-    // With a single group, group_channels is the width of the tiling's rows or more, so the pivot is the first element.
+    // With a single group, group_channels is the width of the tiling's rows, so the pivot is the item's first element.
     const double pivot = static_cast<double>(to_float(item[work.channel / group_channels * group_channels]));
 #pragma unroll 4
     for (int64_t row = work.row; row < work.end; row += t.rows_at_once)
@@ -135,6 +148,7 @@ __global__ void __launch_bounds__(threads)
   }
   sums[threadIdx.x] = m.sum, sums[threads + threadIdx.x] = m.squares;
   __syncthreads();
+  // Column by column, the row slots in order: the sum does not depend on timing.
   if (work.row_slot != 0 || work.channel >= t.channels) return;
   for (int r = 1; r < t.rows_at_once; ++r) {
     m.sum += sums[r * t.columns + work.column];
@@ -144,7 +158,7 @@ __global__ void __launch_bounds__(threads)
   put_partial(partial, 2 * at, m.sum), put_partial(partial, 2 * at + 1, m.squares);
 }
 
-/// One block per set adds its partial moments.
+/// One block per set adds its partial moments: thread i takes the partials i, i + threads, ... of the set's columns.
 template <class T>
 __global__ void __launch_bounds__(threads)
     group_norm_statistics_kernel(GroupNormForward<T> f, int64_t row_blocks, int64_t columns, const float* partial) {
@@ -164,6 +178,7 @@ __global__ void __launch_bounds__(threads)
                  f.mean.data + blockIdx.x, f.inverse_deviation.data + blockIdx.x);
 }
 
+/// y over an item. A thread's channels are the same in all of its rows, so gain, bias and statistics stay in registers.
 template <class T, int P>
 __global__ void __launch_bounds__(threads) group_norm_apply_kernel(GroupNormForward<T> f, Tiling t) {
   const ThreadWork work = thread_work<P>(t);
@@ -185,7 +200,9 @@ __global__ void __launch_bounds__(threads) group_norm_apply_kernel(GroupNormForw
   }
 }
 
-/// partial [item][row block][2][channels] = sums of dy and of dy h over the block's rows. In both modes.
+/// partial [item][row block][2][channels] = sums of dy and of dy h over the block's rows, as doubles. In both modes;
+/// only the place of the statistics differs. A thread sums at most max_rows rows in float. Shared memory: these sums,
+/// as [dy, dy h][row_slot][channel of the block]; after the barrier a thread per channel adds the row slots in double.
 template <class T, int P>
 __global__ void __launch_bounds__(threads) group_norm_columns_kernel(GroupNormBackward<T> g, Tiling t, float* partial) {
   NACRE_SHARED(float, sums, 2 * threads * P);
@@ -207,6 +224,7 @@ __global__ void __launch_bounds__(threads) group_norm_columns_kernel(GroupNormBa
       sum_dyh[i] += dy.v[i] * ((x.v[i] - mean) * inverse);
     }
   }
+  // Blocks at the right edge have columns beyond the channels; their sums are 0 and not read.
   const int width = t.columns * P;
   if (work.row_slot < t.rows_at_once) {
 #pragma unroll
@@ -228,7 +246,8 @@ __global__ void __launch_bounds__(threads) group_norm_columns_kernel(GroupNormBa
   }
 }
 
-/// One block per set: the means of d and d h over an item.
+/// One block per set: means [set][2] = the means of d and of d h over an item. gain is constant along a column, so the
+/// sums of columns are multiplied by it here.
 template <class T>
 __global__ void __launch_bounds__(threads)
     group_norm_set_sums_kernel(GroupNormBackward<T> g, int64_t row_blocks, const float* partial, float* means) {
@@ -249,6 +268,7 @@ __global__ void __launch_bounds__(threads)
   means[2 * blockIdx.x] = static_cast<float>(sum_d / n), means[2 * blockIdx.x + 1] = static_cast<float>(sum_dh / n);
 }
 
+/// dx over an item = r gain dy - r mean(d) - (x - mean) r^2 mean(d h); both constants and r gain stay in registers.
 template <class T, int P>
 __global__ void __launch_bounds__(threads)
     group_norm_input_gradient_kernel(GroupNormBackward<T> g, Tiling t, const float* means) {
@@ -274,7 +294,8 @@ __global__ void __launch_bounds__(threads)
 
 // ---- over a position
 
-/// A set's lanes: a power of two, as many as it has packs, at most a warp. `sets` of them begin in each warp.
+/// The lanes of a warp that share a set: a power of two, as many as the set has packs or more, but at most a warp. A
+/// warp has 32 / lanes sets, in the order of memory.
 struct Lanes {
   int lanes, lane;
   int64_t set;
@@ -288,17 +309,21 @@ struct Lanes {
     return v;
   }
 };
+/// The number of lanes for a set of `pack_count` packs.
 int lanes_of(int64_t pack_count) {
   int lanes = 1;
   while (lanes < 32 && lanes < pack_count) lanes *= 2;
   return lanes;
 }
 
+/// Statistics and y over a position, a set per `lane_count` lanes. The lanes of sets beyond the last one have no
+/// elements, but take part in the shuffles of their warp.
 template <class T, int P>
 __global__ void __launch_bounds__(threads)
     group_norm_positions_kernel(GroupNormForward<T> f, int lane_count, double per) {
   const Lanes s(lane_count);
   const int width = static_cast<int>(f.x.shape.channels / f.groups);
+  // Sets are numbered in the order of the rows and, within a row, of the groups, so set s begins at element s width.
   const bool exists = s.set < f.mean.elements();
   const int end = exists ? width : 0;
   const int64_t at = exists ? s.set * width : 0, channel = exists ? s.set % f.groups * width : 0;
@@ -306,6 +331,7 @@ __global__ void __launch_bounds__(threads)
   const double pivot = static_cast<double>(to_float(x[0]));
   Moments m;
   for (int i = s.lane * P; i < end; i += s.lanes * P) m.template add<P>(load_elements<P>(x + i), pivot);
+  // All lanes of a set get the same bits, so each computes the same mean.
   const double sum = s.sum(m.sum), squares = s.sum(m.squares);
   float mean = 0, inverse = 0;
   put_statistics(pivot, sum, squares, per, f.eps, &mean, &inverse);
@@ -320,6 +346,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
+/// dx over a position, with the same lanes. The P products of an access are added in float, then in double.
 template <class T, int P>
 __global__ void __launch_bounds__(threads)
     group_norm_position_gradients_kernel(GroupNormBackward<T> g, int lane_count) {
@@ -361,7 +388,9 @@ __global__ void __launch_bounds__(threads)
 
 constexpr int parameter_lanes = 8;  // threads per channel
 
-/// Adds the column sums of all blocks in an order fixed by their number.
+/// dgain and dbias from the column sums of all blocks, in an order fixed by their number. A block has 32 channels, one
+/// per lane, and its eight warps share the parts: warp w adds the parts w, w + 8, ... Then warp 0 adds the warps in
+/// order.
 __global__ void __launch_bounds__(32 * parameter_lanes)
     group_norm_parameters_kernel(float* dgain, float* dbias, int64_t channels, int64_t parts, const float* partial) {
   NACRE_SHARED(double, sums, 2 * parameter_lanes * 32);
@@ -416,6 +445,7 @@ void forward(Context& ctx, const GroupNormForward<T>& f) {
          x.time * x.width * x.channels, group_channels, f.scratch.data);
   launch(ctx, {.name = "group_norm_statistics", .grid = static_cast<unsigned>(f.mean.elements()), .block = threads},
          group_norm_statistics_kernel<T>, f, m.row_blocks, columns, f.scratch.data);
+  // The moments may have another tiling: apply needs rows of x.
   const Tiling t = tiling(x, f.over, P);
   launch(ctx, {.name = "group_norm_apply", .grid = t.grid(), .block = threads}, group_norm_apply_kernel<T, P>, f, t);
 }
@@ -426,6 +456,7 @@ void backward(Context& ctx, const GroupNormBackward<T>& g) {
   const bool trains = g.dgain || g.dbias, over_item = g.over == NormOver::item;
   const Tiling t = tiling(x, g.over, P);
   const int64_t parts = t.batch * t.row_blocks, sets = g.mean.elements();
+  // Scratch: doubles [part][2][channels] of the columns, then the means of sets.
   float* const means = g.scratch.data + 4 * parts * x.channels;  // [set][2]
   if (trains || over_item)
     launch(ctx, {.name = "group_norm_columns", .grid = t.grid(), .block = threads}, group_norm_columns_kernel<T, P>, g,
@@ -447,6 +478,7 @@ void backward(Context& ctx, const GroupNormBackward<T>& g) {
 
 }  // namespace
 
+/// Enough for both ways of access, because the addresses are not known yet.
 template <class T>
 Shape group_norm_forward_scratch(Shape x, int64_t groups, NormOver over) {
   if (x.elements() == 0 || over == NormOver::position) return {.channels = 0};

@@ -7,9 +7,15 @@
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
+// Level on the CPU; level.cu is the same on CUDA. nacre/ops/level.h gives the formulas.
+//
 // A part is up to sum_part samples of one item. Each loop over the samples is parallel over parts; what joins the parts
-// of an item is serial. u = (x - mean) - rest, with the mean as two floats: its rounding error would otherwise be an
-// error of all samples.
+// of an item is serial. The order of the sums follows from the length of an item alone.
+//
+//   forward    a sum per part -> mean of the item; a peak per part -> peak of the item and its position; y
+//   backward   sums of dy and of dy u per part; dx, for which each part adds the partial sums of its item again
+//
+// u = (x - mean) - rest, with the mean as two floats: its rounding error would otherwise be an error of all samples.
 namespace nacre {
 namespace cuda {
 Shape level_scratch(Shape);
@@ -20,12 +26,15 @@ namespace {
 
 constexpr int64_t lanes = 16;  // running sums of a part: fixed, so that bits do not depend on the vector width
 
+/// The statistics of an item in the order in which level_statistics() stores them. `position` has the bits of an int32.
+/// `rest` is what rounding to a float took from the mean.
 struct Statistics {
   float mean, peak, position, rest;
   int64_t at() const { return std::bit_cast<int32_t>(position); }
 };
 Statistics load_statistics(const float* s) { return {s[0], s[1], s[2], s[3]}; }
 
+/// How the samples are divided. Parts are numbered through all items; those of an item are adjacent.
 struct Parts {
   int64_t batch, time, parts;  ///< parts of an item
   explicit Parts(Shape x) : batch(x.batch), time(x.time), parts(sum_parts(x.time)) {}
@@ -37,12 +46,14 @@ struct Parts {
   int64_t length(int64_t part) const { return std::min(sum_part, time - position(part)); }
 };
 
+/// Adds the lanes in order.
 double total(const double* sums) {
   double sum = 0;
   for (int64_t k = 0; k < lanes; ++k) sum += sums[k];
   return sum;
 }
 
+/// The sum of n samples in double. Samples behind the last full vector join the lanes 0, 1, ...
 NACRE_CLONES double sum_of_part(const float* x, int64_t n) {
   double sums[lanes] = {};
   for (int64_t i = 0; i + lanes <= n; i += lanes)
@@ -51,7 +62,8 @@ NACRE_CLONES double sum_of_part(const float* x, int64_t n) {
   return total(sums);
 }
 
-/// The largest |u|. NaN counts as 0.
+/// The largest |u| of n samples. NaN compares false, so it counts as 0; level_forward() finds items with NaN by their
+/// mean.
 NACRE_CLONES float peak_of_part(const float* x, int64_t n, float mean, float rest) {
   float peaks[lanes] = {};
   for (int64_t i = 0; i + lanes <= n; i += lanes)
@@ -68,12 +80,13 @@ NACRE_CLONES float peak_of_part(const float* x, int64_t n, float mean, float res
   return peak;
 }
 
+/// y = scale u.
 NACRE_CLONES void scale_part(const float* __restrict x, float* __restrict y, int64_t n, float mean, float rest,
                              float scale) {
   for (int64_t i = 0; i < n; ++i) y[i] = scale * ((x[i] - mean) - rest);
 }
 
-/// Adds dy and dy u.
+/// sums[0] = sum of dy and sums[1] = sum of dy u over n samples, in double.
 NACRE_CLONES void gradient_sums_of_part(const float* __restrict x, const float* __restrict dy, int64_t n, float mean,
                                         float rest, double* __restrict sums) {
   double plain[lanes] = {}, products[lanes] = {};
@@ -91,6 +104,7 @@ NACRE_CLONES void gradient_sums_of_part(const float* __restrict x, const float* 
   sums[0] = total(plain), sums[1] = total(products);
 }
 
+/// dx = du - mean of du, with du = scale dy: all samples but that of the peak.
 NACRE_CLONES void gradient_part(const float* __restrict dy, float* __restrict dx, int64_t n, float scale, float mean) {
   for (int64_t i = 0; i < n; ++i) dx[i] = scale * dy[i] - mean;
 }
@@ -124,6 +138,7 @@ void level_forward(Context& ctx, const LevelForward& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::level_forward(ctx, a);
 
+  // Scratch: a sum per part as double; then, at `peaks`, a peak per part as float.
   const Parts p(s);
   const auto statistics = [&](int64_t item) { return load_statistics(a.statistics.data + 4 * item); };
   parallel_parts(ctx, p.count(), [&](int64_t part) {
@@ -136,6 +151,7 @@ void level_forward(Context& ctx, const LevelForward& a) {
     to[0] = static_cast<float>(mean);
     to[3] = static_cast<float>(mean - static_cast<double>(to[0]));
   }
+  // From here on the means are known, which u needs.
   float* const peaks = a.scratch.data + partial_floats(p.count());
   parallel_parts(ctx, p.count(), [&](int64_t part) {
     const Statistics of = statistics(p.item(part));
@@ -147,6 +163,8 @@ void level_forward(Context& ctx, const LevelForward& a) {
     const int64_t part = std::max_element(peaks + item * p.parts, peaks + (item + 1) * p.parts) - peaks;
     const float* const x = a.x.data + p.begin(part);
     int64_t at = 0;
+    // From the end, so that the first of equal samples is left. `at` stays 0 if no sample matches, which takes NaN in
+    // all u.
     for (int64_t i = p.length(part) - 1; i >= 0; --i)
       if (std::fabs((x[i] - of.mean) - of.rest) == peaks[part]) at = i;
     float* const to = a.statistics.data + 4 * item;
@@ -172,6 +190,7 @@ void level_backward(Context& ctx, const LevelBackward& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::level_backward(ctx, a);
 
+  // Scratch: the sums of dy of all parts, then the sums of dy u of all parts, both as doubles.
   const Parts p(s);
   float *const sums = a.scratch.data, *const products = sums + partial_floats(p.count());
   parallel_parts(ctx, p.count(), [&](int64_t part) {
@@ -186,14 +205,17 @@ void level_backward(Context& ctx, const LevelBackward& a) {
     const Statistics of = load_statistics(a.statistics.data + 4 * item);
     const double whole = static_cast<double>(of.peak) + static_cast<double>(a.eps),
                  scale = static_cast<double>(a.peak) / whole;
-    // What the peak takes from the gradient of its sample.
+    // The gradient of the peak m, which its sample alone has: sign(u) s / (m + eps) times the sum of dy u.
     const float u = (a.x[item * s.time + of.at()] - of.mean) - of.rest;
     const double taken = (u > 0 ? 1.0 : u < 0 ? -1.0 : 0.0) * scale / whole * add_partials(products + first, p.parts);
+    // The mean of du over the item.
     const double mean = (scale * add_partials(sums + first, p.parts) - taken) / static_cast<double>(s.time);
     const float* const dy = a.dy.data + p.begin(part);
     float* const dx = a.dx.data + p.begin(part);
     const int64_t at = of.at() - p.position(part);
     const bool here = at >= 0 && at < n;
+    // The loops treat the sample of the peak like all others, and it is written again afterwards, rounded once, from
+    // numbers in double. With add_dx its old value is kept, because the loop adds to it.
     const float before = here && a.add_dx ? dx[at] : 0.0f;
     (a.add_dx ? add_gradient_part : gradient_part)(dy, dx, n, static_cast<float>(scale), static_cast<float>(mean));
     if (here) dx[at] = before + static_cast<float>(scale * static_cast<double>(dy[at]) - taken - mean);

@@ -2,9 +2,19 @@
 
 #include "runtime/partials.cuh"
 
-// A block has a part of one item, 4096 samples. Forward: sums, peaks, and the result: three launches. Backward: sums,
-// and the result. What joins the parts of an item is computed by every block of the item again, a few numbers from
-// cache, instead of in one more launch.
+// Level on CUDA; level.cpp is the same on the CPU. nacre/ops/level.h gives the formulas.
+//
+// A block has a part of one item, 4096 samples; blocks of an item are adjacent. What joins the parts of an item is
+// computed by every block of the item again, a few numbers from cache, instead of in one more launch.
+//
+//   level_sums     sum of the part, to scratch as double
+//   level_peaks    mean of the item from all its sums; the part's peak and its position, to scratch as two words
+//   level_forward  mean and peak of the item from all its parts; y; the item's first block writes the statistics
+//
+//   level_gradient_sums  sums of dy and of dy u of the part, to scratch as doubles
+//   level_backward       their sums over the item; dx
+//
+// Kernels with `aligned` use accesses of 16 bytes. The order of sums is the same without.
 namespace nacre::cuda {
 namespace {
 
@@ -19,8 +29,9 @@ struct Part {
     n = static_cast<int>(rest < sum_part ? rest : sum_part);
   }
 };
-/// Thread i takes samples 4 i .. 4 i + 3 of each 1024, whether aligned or not, so that the order of sums does not depend
-/// on addresses.
+/// Calls f(offset) for the packs of this thread, `offset` samples behind the part's first. Thread i takes samples 4 i
+/// .. 4 i + 3 of each 1024, whether aligned or not, so that the order of sums does not depend on addresses. Offsets may
+/// lie beyond a part that is shorter.
 template <class F>
 __device__ __forceinline__ void each_pack(const F& f) {
   constexpr int P = pack_size<float>;
@@ -28,11 +39,13 @@ __device__ __forceinline__ void each_pack(const F& f) {
   for (int step = 0; step < sum_part / (P * sum_threads); ++step)
     f((step * sum_threads + static_cast<int>(threadIdx.x)) * P);
 }
+/// Four samples of the part; zeros beyond its end.
 template <bool aligned>
 __device__ __forceinline__ Pack<float> load_of(const float* x, const Part& p, int offset) {
   if (aligned && offset + pack_size<float> <= p.n) return load_pack(x + p.first + offset);
   return load_some(x + p.first + offset, p.n - offset);
 }
+/// Writes those of four samples that the part has.
 template <bool aligned>
 __device__ __forceinline__ void store_to(float* x, const Part& p, int offset, const Pack<float>& v) {
   if (aligned && offset + pack_size<float> <= p.n)
@@ -41,12 +54,14 @@ __device__ __forceinline__ void store_to(float* x, const Part& p, int offset, co
     store_some(x + p.first + offset, v, p.n - offset);
 }
 
-/// The mean as two floats: its rounding error would otherwise be an error of all samples.
+/// The mean as two floats: its rounding error would otherwise be an error of all samples. removed(x) is u.
 struct Mean {
   float mean, rest;
   __device__ __forceinline__ float size(float x) const { return fabsf(removed(x)); }
   __device__ __forceinline__ float removed(float x) const { return (x - mean) - rest; }
 };
+/// The mean of the block's item from the sums of its parts, the same bits in all blocks of the item. `buffer`: one
+/// double per warp.
 __device__ __forceinline__ Mean mean_of(const float* sums, const Part& p, int64_t parts, int64_t time, double* buffer) {
   const double mean = sum_partials(sums + 2 * p.item * parts, parts, buffer) / static_cast<double>(time);
   const float rounded = static_cast<float>(mean);
@@ -58,7 +73,7 @@ __device__ __forceinline__ Mean mean_of(const float* sums, const Part& p, int64_
 __device__ __forceinline__ uint64_t peak_key(float size, unsigned position) {
   return static_cast<uint64_t>(__float_as_uint(size)) << 32 | (0xffffffffu - position);
 }
-/// The largest key of the block, in every thread.
+/// The largest key of the block, in every thread. `buffer`: one key per warp, used once per kernel.
 __device__ __forceinline__ uint64_t largest_key(uint64_t key, uint64_t* buffer) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) {
@@ -72,6 +87,7 @@ __device__ __forceinline__ uint64_t largest_key(uint64_t key, uint64_t* buffer) 
   return key;
 }
 
+/// The sum of the block's part, which later kernels join. Samples beyond the part are loaded as zeros.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) level_sums_kernel(LevelForward a, int64_t parts) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
@@ -86,6 +102,8 @@ __global__ void __launch_bounds__(sum_threads) level_sums_kernel(LevelForward a,
   if (threadIdx.x == 0) put_partial(a.scratch.data, blockIdx.x, sum);
 }
 
+/// peaks [block][2] = the two words of the part's largest key. Samples beyond the part are zeros whose |u| would be
+/// that of the mean; they are left out.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) level_peaks_kernel(LevelForward a, int64_t parts, float* peaks) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
@@ -107,6 +125,8 @@ __global__ void __launch_bounds__(sum_threads) level_peaks_kernel(LevelForward a
   peaks[2 * int64_t{blockIdx.x} + 1] = __uint_as_float(static_cast<unsigned>(key));
 }
 
+/// y of the block's part. Every block finds the largest key of its item again: thread i reads the keys i, i + threads,
+/// ...
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) level_forward_kernel(LevelForward a, int64_t parts, const float* peaks) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
@@ -138,6 +158,7 @@ __global__ void __launch_bounds__(sum_threads) level_forward_kernel(LevelForward
   });
 }
 
+/// Sums of dy and of dy u over the block's part.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads)
     level_gradient_sums_kernel(LevelBackward a, int64_t parts, float* products) {
@@ -162,6 +183,7 @@ __global__ void __launch_bounds__(sum_threads)
   put_partial(products, blockIdx.x, product);
 }
 
+/// dx of the block's part; `at` is the offset of the peak's sample in it, outside of the part in all blocks but one.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads)
     level_backward_kernel(LevelBackward a, int64_t parts, const float* products) {
@@ -175,6 +197,7 @@ __global__ void __launch_bounds__(sum_threads)
   const double whole = static_cast<double>(of[1]) + static_cast<double>(a.eps),
                scale = static_cast<double>(a.peak) / whole;
   const float u = Mean{of[0], of[3]}.removed(a.x.data[p.item * time + position]);
+  // As in level.cpp: `taken` is the gradient of the peak m, which its sample alone has; `mean` is the mean of du.
   const double taken = (u > 0 ? 1.0 : u < 0 ? -1.0 : 0.0) * scale / whole * product;
   const double mean = (scale * sum - taken) / static_cast<double>(time);
   const float rounded_scale = static_cast<float>(scale), rounded_mean = static_cast<float>(mean);
@@ -185,6 +208,7 @@ __global__ void __launch_bounds__(sum_threads)
     if (a.add_dx) before = load_of<aligned>(a.dx.data, p, offset);
 #pragma unroll
     for (int i = 0; i < pack_size<float>; ++i) {
+      // The sample of the peak is rounded once, from numbers in double.
       const float d = offset + i == at ? static_cast<float>(scale * static_cast<double>(dy.v[i]) - taken - mean)
                                        : fmaf(rounded_scale, dy.v[i], -rounded_mean);
       before.v[i] += d;
@@ -195,6 +219,7 @@ __global__ void __launch_bounds__(sum_threads)
 
 }  // namespace
 
+/// Forward: a sum per block as double, then two words of its peak. Backward: two sums per block as doubles.
 Shape level_scratch(Shape x) { return {.channels = 4 * x.batch * sum_parts(x.time)}; }
 
 void level_forward(Context& ctx, const LevelForward& a) {

@@ -5,7 +5,10 @@
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
-// A part is up to sum_part samples of one item, of all channels.
+// The level of items and the scaling by it on the CPU; rms_scale.cu is the same on CUDA. nacre/ops/rms_scale.h gives
+// the formulas.
+//
+// A part is up to sum_part samples of one item, of all channels; in scale_items it is up to sum_part elements.
 namespace nacre {
 namespace cuda {
 Shape rms_scale_scratch(Shape);
@@ -22,6 +25,8 @@ NACRE_INLINE double square(const float* x, int64_t channels) {
   for (int64_t c = 0; c < channels; ++c) sum += static_cast<double>(x[c]);
   return sum * sum;
 }
+/// The sum of square() over n samples. Samples behind the last full vector join the lanes 0, 1, ...; then the lanes are
+/// added in order.
 NACRE_INLINE double squares(const float* x, int64_t n, int64_t channels) {
   double sums[lanes] = {};
   for (int64_t i = 0; i + lanes <= n; i += lanes)
@@ -31,14 +36,17 @@ NACRE_INLINE double squares(const float* x, int64_t n, int64_t channels) {
   for (int64_t k = 0; k < lanes; ++k) total += sums[k];
   return total;
 }
+/// squares() with two channels as a constant, and with any number at run time.
 NACRE_CLONES double squares_of_two(const float* x, int64_t n) { return squares(x, n, 2); }
 NACRE_CLONES double squares_of_any(const float* x, int64_t n, int64_t channels) { return squares(x, n, channels); }
 
+/// The sum over n samples of (sum over channels)^2.
 double squares_of_part(const float* x, int64_t n, int64_t channels) {
   if (channels == 1) return sum_of_squares_part(x, n);
   return channels == 2 ? squares_of_two(x, n) : squares_of_any(x, n, channels);
 }
 
+/// The four loops of scale_items. y may be x, hence no __restrict, and NACRE_INDEPENDENT instead.
 NACRE_CLONES void multiply(const float* x, float* y, int64_t n, float scale) {
   NACRE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * scale;
@@ -99,6 +107,7 @@ void scale_items(Context& ctx, const ScaleItems& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::scale_items(ctx, a);
   const int64_t per_item = s.time * s.width * s.channels, parts = sum_parts(per_item);
+  // One indirect call per part; the loops have no branch.
   const auto part = a.divide ? (a.add ? add_quotient : divide) : (a.add ? add_multiple : multiply);
   parallel_parts(ctx, s.batch * parts, [&](int64_t index) {
     const int64_t item = index / parts, begin = index % parts * sum_part, first = item * per_item + begin;

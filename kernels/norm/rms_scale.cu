@@ -2,8 +2,13 @@
 
 #include "runtime/partials.cuh"
 
-// rms_scale: two launches, parts of one item (4096 elements), then the sum of an item's parts per block. scale_items:
-// one launch over parts of one item.
+// The level of items and the scaling by it on CUDA; rms_scale.cpp is the same on the CPU. nacre/ops/rms_scale.h gives
+// the formulas.
+//
+// rms_scale: two launches. A block adds a part of one item, as many whole samples as have at most 4096 elements, to a
+// double in scratch; then a block per item adds the item's parts. Parts begin anew with each item, and items of
+// different lengths have the same number of parts: those behind the length add zeros. scale_items: one launch over
+// parts of one item.
 namespace nacre::cuda {
 namespace {
 
@@ -11,6 +16,7 @@ namespace {
 int64_t part_samples(Shape x) { return sum_part / x.channels; }
 int64_t parts_of(Shape x) { return ceil_div(x.time, part_samples(x)); }
 
+/// Samples of an item within its length, which is clamped to [0, time].
 __device__ __forceinline__ int64_t valid_samples(const RmsScale& a, int64_t item) {
   const int64_t time = a.x.shape.time;
   if (a.lengths.data == nullptr) return time;
@@ -27,12 +33,13 @@ struct Part {
     n = static_cast<int>(valid < 0 ? 0 : valid < samples ? valid : samples);
   }
 };
+/// Adds the sums of the block's threads and stores the result as the block's partial.
 __device__ __forceinline__ void put_sum(const RmsScale& a, double sum, double* buffer) {
   sum = block_sum<sum_threads>(sum, buffer);
   if (threadIdx.x == 0) put_partial(a.scratch.data, blockIdx.x, sum);
 }
 
-/// Any number of channels: thread i takes the samples i, i + threads, ...
+/// Any number of channels: thread i takes the samples i, i + threads, ... Adjacent threads are `channels` floats apart.
 __global__ void __launch_bounds__(sum_threads) rms_scale_parts_kernel(RmsScale a, int64_t parts, int64_t samples) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
   const Part p(a, parts, samples);
@@ -73,7 +80,8 @@ __global__ void __launch_bounds__(sum_threads) rms_scale_packs_kernel(RmsScale a
   put_sum(a, sum, buffer);
 }
 
-/// A block per item.
+/// A block per item: scale = eps + sqrt(sum of its parts / (samples channels^2)). An item without samples divides 0 by
+/// channels^2, so its scale is eps.
 __global__ void __launch_bounds__(sum_threads) rms_scale_kernel(RmsScale a, int64_t parts) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
   const int64_t item = blockIdx.x, channels = a.x.shape.channels, valid = valid_samples(a, item);
@@ -84,7 +92,8 @@ __global__ void __launch_bounds__(sum_threads) rms_scale_kernel(RmsScale a, int6
   a.scale.data[item] = static_cast<float>(static_cast<double>(a.eps) + sqrt(sum / count));
 }
 
-/// A block has a part of one item.
+/// A block has a part of one item: sum_part elements, four packs per thread. y may be x: a thread reads its elements
+/// before it writes them, and no other thread touches them.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) scale_items_kernel(ScaleItems a, int64_t per_item, int64_t parts) {
   constexpr int P = pack_size<float>;

@@ -7,6 +7,12 @@
 #include "quantizer/vq_search.h"
 #include "runtime/sums.h"
 
+// Residual vector quantisation on the CPU; rvq.cu and rvq_backward.cu are the same on CUDA. nacre/ops/rvq.h gives the
+// formulas. Calls with products are in rvq_algebra.cpp, the codes of a beam in rvq_beam.cpp; this file has the
+// arguments' checks of all of them, the forward pass by residuals, the backward pass and decoding.
+//
+// Rows are independent of each other but for sums of losses and gradients. Rows of factorised codes go in groups of
+// four, which share the loads of the projections.
 namespace nacre {
 namespace cuda {
 void rvq_forward(Context&, const RvqForward&);
@@ -26,6 +32,7 @@ constexpr int64_t max_parts = 8;  ///< partials of the parameter gradients
 constexpr float ones[] = {1, 1, 1, 1};
 constexpr int64_t group = 4;  ///< rows that share each load of a weight; divides vq_search::tile
 
+/// stages, codes per stage, channels of a code (dim) and of z (latent). dim = latent unless factorised.
 struct Sizes {
   int64_t rows, stages, codes, dim, latent;
   bool factorised;
@@ -71,8 +78,8 @@ NACRE_CLONES void add_scaled_difference(float* __restrict out, const float* __re
 struct ErrorSums {
   double squares = 0, products = 0;
 };
-/// In double, because the quotient of the two sums scales a gradient and both may cancel. The order is that of the
-/// vector lanes, fixed by n and the instruction set.
+/// In double, because the products may cancel and the quotient of the two sums scales a gradient. The order is that of
+/// the vector lanes, fixed by n and the instruction set.
 NACRE_CLONES ErrorSums error_sums(const float* __restrict quantised, const float* __restrict chosen,
                                   const float* __restrict gradient, int64_t n) {
   double squares = 0, products = 0;
@@ -91,12 +98,13 @@ NACRE_CLONES float squared_difference(const float* __restrict a, const float* __
   for (int64_t i = 0; i < n; ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
   return sum;
 }
-// out += the four rows of w, each with its factor. Four rows at once load and store out once.
+// out[i] += sum over r of s[r] w[r][i], for four rows of n. They load and store out once.
 NACRE_CLONES void add_rows_4(float* __restrict out, const float* __restrict s, const float* __restrict w, int64_t n) {
   const float s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3];
   const float* __restrict w0 = w, * __restrict w1 = w + n, * __restrict w2 = w + 2 * n, * __restrict w3 = w + 3 * n;
   for (int64_t i = 0; i < n; ++i) out[i] = out[i] + s0 * w0[i] + s1 * w1[i] + s2 * w2[i] + s3 * w3[i];
 }
+/// out[r] = sum over i of x[i] w[r][i], for four rows of w.
 NACRE_CLONES void dot_4(const float* __restrict x, const float* __restrict w, int64_t n, float* __restrict out) {
   const float* __restrict w0 = w, * __restrict w1 = w + n, * __restrict w2 = w + 2 * n, * __restrict w3 = w + 3 * n;
   float s0 = 0, s1 = 0, s2 = 0, s3 = 0;
@@ -193,6 +201,7 @@ void check_beam(const RvqForward& a, const Sizes& n) {
     throw_usage("rvq_forward", "beam times codes is " + std::to_string(a.beam) + " times " + std::to_string(n.codes) +
                                    ", expected less than 2^31");
 }
+/// Products may be those of more stages: their shape must then be that of some number of stages, [1 + S dim][S dim].
 void check_products(View<const float> products, const Sizes& n) {
   if (!n.factorised) [[unlikely]]
     throw_usage("rvq_forward", "projections.products is given, expected none without projections");
@@ -383,6 +392,8 @@ float error_factor(const Context& ctx, const RvqBackward& a, const Sizes& n, con
   return squares == 0 || std::abs(b) > double{std::numeric_limits<float>::max()} ? 0.0f : static_cast<float>(b);
 }
 
+/// dz = or += dy - b e + scale sum over used stages of (r_i - E[c_i]), with e = y - z = E[c] - r of the last used
+/// stage. `scale` is the slope of the commitment loss.
 void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
   const float factor = a.orthogonal ? error_factor(ctx, a, n, mask) : 0.0f;
   // A row is independent of the others. Rows beyond an item's frames pass dy through unchanged.
@@ -404,7 +415,8 @@ void latent_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, c
   });
 }
 
-// Runs back through the stages. Residuals are not saved: each is the next one plus what the stage subtracted.
+// The gradient of factorised codes: z's and those of the projections. Runs back through the stages. Residuals are not
+// saved: each is the next one plus what the stage subtracted.
 void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
   const RvqProjections& p = a.projections;
   // Scratch: transposed out_weight; then [parts][stages][partial] gradients; then one group's work space per part. The
@@ -490,7 +502,8 @@ void factorised_backward(const Context& ctx, const RvqBackward& a, const Sizes& 
   });
 }
 
-// Each part handles a range of codes of one stage and adds their rows in order, so that no two parts write to one code.
+// dE[c] += scale (E[c] - e) of the rows that chose c. Each part handles a range of codes of one stage and adds their
+// rows in order, so that no two parts write to one code.
 void codebook_gradient(const Context& ctx, const RvqBackward& a, const Sizes& n, const RowMask& mask, float scale) {
   constexpr int64_t slices = 4;
   parallel_parts(ctx, n.stages * slices, [&](int64_t part) {
@@ -562,6 +575,8 @@ void rvq_decode(Context& ctx, const RvqDecode& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_decode(ctx, a);
 
+  // With projections: W_out as [stages][dim][latent], then the chosen codes of all rows, [row][stages dim], which
+  // sum_codes() reads. Without, the codes are added to y directly.
   float* const transposed = a.scratch.data;
   float* const chosen = transposed + n.stages * n.dim * n.latent;
   if (n.factorised) transpose_out(ctx, a.projections.out_weight.data, stages, n.latent, n.dim, transposed);

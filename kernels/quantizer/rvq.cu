@@ -1,5 +1,17 @@
 #include "quantizer/rvq_algebra.cuh"
 
+// rvq_forward, rvq_decode and the choice among the kernels of the forward pass; rvq.cpp is the same on the CPU, and
+// nacre/ops/rvq.h gives the formulas.
+//
+//   rvq_forward              a warp per row; any shape (read this one first)
+//   rvq_forward_given        the same with given codes: the end of a beam search, whose codes rvq_beam.cu finds
+//   rvq_forward_latent       latent codes of up to 1024 channels, euclidean: 16 rows per block
+//   rvq_forward_factorised   codes of 8 channels, a latent of up to 1024: rvq_factorised.cu
+//   with products            rvq_algebra.cu; any shape: rvq_products.cu
+//   rvq_losses               adds the losses of the rows, whichever kernel left them
+//   rvq_decode               any shape; codes of 8 channels of 8 rows or more: rvq_sum.cu
+//
+// All searches take the codebooks that prepare_codebooks() has prepared.
 namespace nacre::cuda {
 namespace {
 
@@ -7,8 +19,10 @@ constexpr int threads = 256, warps = threads / 32;
 
 // ---- forward, any shape
 
-/// A warp takes one row through all stages; the residual and e are in scratch. It searches for the nearest codes, or,
-/// without `searches`, reads given ones from a.codes.
+/// A warp takes one row through all stages; the residual and e are in scratch, `residuals` [rows][latent] and
+/// `projected` [rows][dim]. Latent codes have no e of their own: the residual is searched. It searches for the nearest
+/// codes, or, without `searches`, reads given ones from a.codes. losses [rows] = the row's |e - E[c]|^2 of the stages
+/// that count.
 template <bool searches>
 __global__ void __launch_bounds__(threads)
     rvq_forward_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* residuals,
@@ -58,6 +72,7 @@ __global__ void __launch_bounds__(threads)
       const float q = n.factorised ? project_out(code, a.projections.out_weight.data + (i * n.latent + c) * n.dim,
                                                  a.projections.out_bias.data[i * n.latent + c], n.dim)
                                    : code[c];
+      // The first q is stored, not added to 0, so that a decoder finds the same bits, also of -0.
       if (used) y[c] = i == 0 ? q : y[c] + q;
       r[c] -= q;
     }
@@ -70,9 +85,10 @@ __global__ void __launch_bounds__(threads)
 
 constexpr int64_t max_tile_latent = 1024;
 
-/// A block takes 16 rows through all stages, with two barriers per stage. Residuals are in shared memory; y is there
-/// too if both fit, else in device memory. The sums are the same. For 2376 rows, 8 stages of 1024 codes of 128
-/// channels: 5 GFLOP, 0.1 ms; 149 blocks read 0.6 GB of codes from L2, 0.11 ms.
+/// A block takes 16 rows through all stages, two rows per warp, with two barriers per stage. Shared memory: the
+/// residuals [latent, padded to fours][tile_pitch], a loss per row, then y [16][latent] if that fits, else y is in
+/// device memory. The sums are the same. For 2376 rows, 8 stages of 1024 codes of 128 channels: 5 GFLOP, 0.1 ms; 149
+/// blocks read 0.6 GB of codes from L2, 0.11 ms.
 template <bool y_in_shared>
 __global__ void __launch_bounds__(tile_threads, 2)
     rvq_latent_tile_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* losses) {
@@ -142,12 +158,14 @@ __global__ void __launch_bounds__(tile_threads, 2)
   }
 }
 
+/// Bytes of dynamic shared memory; the static ones are the candidates, the stages and the flags of the rows.
 size_t latent_tile_bytes(int64_t latent, bool y_in_shared) {
   return static_cast<size_t>(tile_floats(latent) + tile_rows * (y_in_shared ? latent + 1 : 1)) * sizeof(float);
 }
 constexpr size_t latent_tile_static_bytes = (candidate_words + 2 * tile_rows) * 4;
 static_assert((tile_floats(max_tile_latent) + tile_rows) * 4 + latent_tile_static_bytes <= least_shared_per_block);
 
+/// Not for the cosine: it compares scaled rows, and the residuals in shared memory are not scaled.
 bool tile_kernel_supports(const RvqSizes& n, VqMetric metric) {
   return !n.factorised && n.latent <= max_tile_latent && metric == VqMetric::euclidean;
 }
@@ -175,8 +193,8 @@ __global__ void __launch_bounds__(1024)
 
 // ---- decode
 
-/// Every thread reads the code indices of its row from cache; y is written once. Bound by memory.
-/// A thread per element.
+/// y = sum of q over the first `stages` stages, the stride of a.codes. A thread per element. The threads of a row read
+/// its codes from cache; y is written once. Bound by memory.
 __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSizes n, int64_t stages) {
   for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
     const int64_t row = i / n.latent, c = i % n.latent;
@@ -222,6 +240,7 @@ void rvq_forward(Context& ctx, const RvqForward& a) {
                   : group_kernel_supports(n) ? residuals + padded_weights_size(n)
                                              : projected + (n.factorised ? n.rows * n.dim : 0);
   if (n.rows > 0) {
+    // Products decide first, as in the layout of the scratch. A beam has neither products nor projections.
     prepare_codebooks(ctx, a.codebooks.data, n.stages, n.codes, n.dim, a.metric, prepared);
     if (products) {
       rvq_forward_products(ctx, a, n, mask, prepared, residuals, losses);

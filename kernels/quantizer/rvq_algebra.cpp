@@ -2,6 +2,13 @@
 
 #include "runtime/lanes.h"
 
+// Factorised codes in numbers of stages x dim on the CPU: rvq_forward with products of the projections, the sum over
+// stages that rvq_decode shares, and rvq_products itself. nacre/ops/rvq.h gives the formulas; the same on CUDA is in
+// rvq_algebra.cu, rvq_sum.cu and rvq_products.cu.
+//
+//   dots               products of rows with rows: W_in z of all stages at once, and P of rvq_products
+//   subtract_products  what a chosen code takes from e of the later stages
+//   sum_codes          y from the chosen codes
 namespace nacre {
 namespace cuda {
 void rvq_products(Context&, const RvqProducts&);
@@ -15,8 +22,10 @@ namespace {
 
 constexpr int64_t row_group = 4;  ///< rows that share the loads of a weight
 
-/// Products of R rows of x with `width / R` rows of w, along n: R width / R accumulators, which one transposition turns
-/// into their sums. A product has the same bits in every tile: the lanes run along n, then lane 0, 1, ... are added.
+/// out [R][W] = products of R rows of x with W = width / R rows of w, along n: R W = `width` accumulators of `width`
+/// lanes. One transposition turns them into vectors whose lane k belongs to accumulator k, so adding these vectors adds
+/// the lanes of all accumulators at once. A product has the same bits in every tile, whatever R is: its lanes run along
+/// n, then lane 0, 1, ... are added.
 template <int width, int R>
 NACRE_INLINE void dot_tile(const float* const (&x)[R], const float* const (&w)[width / R], int64_t n, float* out) {
   using Vec = typename Vector<width>::Type;
@@ -38,7 +47,7 @@ NACRE_INLINE void dot_tile(const float* const (&x)[R], const float* const (&w)[w
     add(a, b);
   }
   if (i < n) {
-    // The rest is filled up with zeros.
+    // The rest is filled up with zeros, because a vector must not read beyond a row.
     Vec a[R] = {}, b[W] = {};
     for (int r = 0; r < R; ++r)
       for (int64_t c = i; c < n; ++c) a[r][c - i] = x[r][c];
@@ -53,7 +62,8 @@ NACRE_INLINE void dot_tile(const float* const (&x)[R], const float* const (&w)[w
   at<width>(out) = total;
 }
 
-/// R rows beyond the last one, and weights beyond it, repeat the last; their results are dropped.
+/// out[r * stride + j] = row r of x times row j of w, for `rows` and `count` rows of n floats. Rows of x beyond the
+/// last one, and of w, repeat the last; their results are dropped.
 template <int width, int R>
 NACRE_INLINE void dot_rows(const float* x, int64_t rows, const float* w, int64_t count, int64_t n, float* out,
                            int64_t stride) {
@@ -72,6 +82,7 @@ NACRE_INLINE void dot_rows(const float* x, int64_t rows, const float* w, int64_t
     }
   }
 }
+/// A single row has no others to share the loads of w with, so all accumulators go to rows of w. The bits are the same.
 template <int width>
 NACRE_INLINE void dots_body(const float* x, int64_t rows, const float* w, int64_t count, int64_t n, float* out,
                             int64_t stride) {
@@ -81,7 +92,10 @@ NACRE_INLINE void dots_body(const float* x, int64_t rows, const float* w, int64_
     dot_rows<width, 4>(x, rows, w, count, n, out, stride);
 }
 
-/// y of up to four rows, for V vectors of channels from c on. q and y stay in registers.
+/// y of `rows` <= 4 rows, for V vectors of channels from c on. A weight is loaded once for four rows. q starts as the
+/// bias and adds the code's channels in order, then y adds q: q and y stay in registers. chosen[r] is the row's codes
+/// of all stages, used[r] its number of stages; y of a row without stages is 0. Rows beyond `rows` are computed and not
+/// written.
 template <int width, int V>
 NACRE_INLINE void sum_tile(const float* const* chosen, const int64_t* used, int64_t rows, const float* transposed,
                            const float* bias, const Sizes& n, int64_t c, float* y) {
@@ -110,6 +124,8 @@ NACRE_INLINE void sum_tile(const float* const* chosen, const int64_t* used, int6
   for (int64_t r = 0; r < rows; ++r)
     for (int v = 0; v < V; ++v) at<width>(y + r * n.latent + c + v * width) = sum[r][v];
 }
+/// sum_codes() of all rows: four rows at a time, and channels in pairs of vectors, vectors, and at the end one by one.
+/// The order of the sums of a channel is the same in all three. Places beyond the last row repeat it.
 template <int width>
 NACRE_INLINE void sum_body(const float* chosen, int64_t rows, const int64_t* used, const float* transposed,
                            const float* bias, const Sizes& n, float* y) {
@@ -131,6 +147,7 @@ NACRE_INLINE void sum_body(const float* chosen, int64_t rows, const int64_t* use
   }
 }
 
+/// The functions of one instruction set. Not NACRE_CLONES, whose clones would all have vectors of one width.
 struct Loops {
   void (*dots)(const float* x, int64_t rows, const float* w, int64_t count, int64_t n, float* out, int64_t stride);
   void (*sum)(const float* chosen, int64_t rows, const int64_t* used, const float* transposed, const float* bias,
@@ -163,7 +180,8 @@ const Loops& loops() {
   return picked;
 }
 
-/// e[k] -= sum over d of code[d] p[d][k], in the order of d: the code's share of all later stages.
+/// e[k] -= sum over d of code[d] p[d][k] for k < n, in the order of d: the code's share of all later stages. Rows of p
+/// are `stride` floats apart. Four of them at once load and store e once, in the same order.
 NACRE_CLONES void subtract_products(float* __restrict e, const float* __restrict code, const float* __restrict p,
                                     int64_t stride, int64_t dim, int64_t n) {
   int64_t d = 0;
@@ -219,7 +237,12 @@ void forward(const Context& ctx, const RvqForward& a, const Sizes& n, const RowM
   const bool few = in_place(n.rows);
   const int64_t book_size = packed_size(n.codes, n.dim), rows = round_up(n.rows, tile), all = n.all();
   const View<const float> products = a.projections.products;
+  // Products of more stages have longer rows than `all`.
   const int64_t stride = products.shape.channels;
+  // Scratch, as forward_size() counts it: packed codebooks of all stages (not if they are searched in place); the
+  // search's buffer; e [row][stages dim]; the rows of one stage as the search reads them, [row][dim]; W_out as
+  // [stages][dim][latent]. The number of rows is a multiple of `tile`, so that parts of rows have their own places. A
+  // search in place has one buffer, and few_rows are one part.
   float* const packed = scratch;
   float* const buffer = packed + (few ? 0 : n.stages * book_size);
   float* const every_e = buffer + (few ? in_place_buffer_size(n.dim) : buffer_size(n.rows, n.dim));
@@ -229,7 +252,8 @@ void forward(const Context& ctx, const RvqForward& a, const Sizes& n, const RowM
   if (a.y) transpose_out(ctx, a.projections.out_weight.data, n.stages, n.latent, n.dim, transposed);
 
   const auto quantise = [&](int64_t first, int64_t count) {
-    // A row of e holds stages to come; the places of stages that are done hold their codes.
+    // Up to max_rows rows from `first` on, through all stages. A row of e holds the stages to come; the places of
+    // stages that are done hold their codes, which is what sum_codes() reads at the end.
     float* const e = every_e + first * all;
     loops().dots(a.z.data + first * n.latent, count, a.projections.in_weight.data, all, n.latent, e, all);
     for (int64_t r = 0; r < count; ++r) add(e + r * all, products.data, all);
@@ -251,9 +275,11 @@ void forward(const Context& ctx, const RvqForward& a, const Sizes& n, const RowM
         float* const own = e + r * all + i * n.dim;
         subtract_products(own + n.dim, code, products.data + (1 + i * n.dim) * stride + (i + 1) * n.dim, stride, n.dim,
                           all - (i + 1) * n.dim);
+        // The search has its copy of the stage's own e, so the place is free.
         std::copy_n(code, n.dim, own);
       }
     }
+    // y is masked by the stages used; codes and e are not.
     if (!a.y) return;
     int64_t used[max_rows];
     for (int64_t r = 0; r < count; ++r) used[r] = mask.stages_used(first + r, n.stages);
@@ -291,17 +317,21 @@ void rvq_products(Context& ctx, const RvqProducts& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rvq_products(ctx, a);
 
+  // Scratch: W_out as rows of the latent, [stages][dim][latent]; then W_in_i b_out_j as [j][stages dim].
   float* const transposed = a.scratch.data;
   float* const of_bias = transposed + all * latent;  // W_in_i b_out_j, [j][i]
   transpose_out(ctx, p.out_weight.data, stages, latent, dim, transposed);
   parallel_parts(ctx, stages, [&](int64_t j) {
     const int64_t later = (j + 1) * dim, count = all - later;
+    // The rows of stage j in y: zeros for the stages up to j, then the products of its columns with the rows of W_in
+    // behind.
     float* const rows = a.y.data + (1 + j * dim) * all;
     for (int64_t d = 0; d < dim; ++d) std::fill_n(rows + d * all, later, 0.0f);
     const float* const w = p.in_weight.data + later * latent;
     loops().dots(transposed + j * dim * latent, dim, w, count, latent, rows + later, all);
     loops().dots(p.out_bias.data + j * latent, 1, w, count, latent, of_bias + j * all + later, all);
   });
+  // Row 0: s_i = b_in_i - sum over j < i of W_in_i b_out_j, in the order of j.
   for (int64_t i = 0; i < stages; ++i)
     for (int64_t d = i * dim; d < (i + 1) * dim; ++d) {
       float start = p.in_bias[d];

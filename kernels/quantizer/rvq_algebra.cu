@@ -17,18 +17,18 @@ constexpr int threads = 256, warps = threads / 32;
 constexpr int usual_latent = 1024;  ///< DAC's
 constexpr int project_groups = 2, project_stages = warps / project_groups;
 
-/// Two floats, in one access if `packed`; the second one is 0 if it is beyond the row.
+/// Two floats, in one access if `packed`; else the second one is 0 if it is beyond the row (`both` is false).
 template <bool packed>
 __device__ __forceinline__ float2 load_two(const float* p, bool both) {
   if constexpr (packed) return *reinterpret_cast<const float2*>(p);
   return {p[0], both ? p[1] : 0.0f};
 }
 
-/// A warp computes e of 9 rows and one stage: 72 sums per lane over every 32nd pair of channels, then over the lanes. A
-/// block has 2 groups of rows and 4 stages, so that its loads of z and of weights are shared in the first-level cache.
-/// `packed`: rows and weights are aligned. L: the latent, if there are 9 rows, it is the usual one and `packed`; else 0.
-/// Addresses then are constants. The sums are the same.
-/// Pairs, because sixteen weights and the rows in flight leave room for 72 sums in 128 registers.
+/// e of all stages from z alone: projected [rows][stages 8] = W_in z + s. A warp computes e of 9 rows and one stage: 72
+/// sums per lane over every 32nd pair of channels, then over the lanes. Pairs, because sixteen weights and the rows in
+/// flight leave room for 72 sums in 128 registers. A block has 2 groups of rows and 4 stages, so that its loads of z
+/// and of weights are shared in the first-level cache. `packed`: rows and weights are aligned. L: the latent, if there
+/// are 9 rows, it is the usual one and `packed`; else 0. Addresses then are constants. The sums are the same.
 template <int L, bool packed>
 __global__ void __launch_bounds__(threads, 2)
     rvq_project_kernel(View<const float> z, const float* in_weight, const float* start, RvqSizes n, float* projected) {
@@ -69,8 +69,12 @@ __global__ void __launch_bounds__(threads, 2)
 }
 
 /// A group of 256 threads takes 9 rows through all stages, with two barriers per stage. e of all stages is in shared
-/// memory. Every warp has its own copies of what is compared and of the chosen codes, which saves barriers. The barriers
-/// are of the whole block, so that its groups read the same codes at the same time.
+/// memory, [row][stages 8]. Every warp has its own copies of what is compared and of the chosen codes, which saves
+/// barriers. The barriers are of the whole block, so that its groups read the same codes at the same time.
+///
+/// The first barrier of a stage publishes what the threads have subtracted from e, and ends the reads of the candidates
+/// of the stage before; the second one publishes the candidates. Behind it a warp reads e of this stage (the loss)
+/// while others already write e of later stages, which are other columns.
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_search_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, const float* projected,
                       float* losses) {
@@ -118,7 +122,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     __syncwarp();
     if (warp == 2 && counted && i < limit)
       loss += squared_distance(e + lane * all + i * code_dim, chosen + lane * code_dim);
-      // 64 columns of the later stages at once; a thread has every fourth row of its column.
+    // The code's share of the later stages: 64 of their columns at once; a thread has every fourth row of its column.
 #pragma unroll 1
     for (int later = (i + 1) * code_dim + tid % 64; later < all; later += 64) {
       float p[code_dim];
@@ -138,7 +142,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   }
   if (warp == 2 && losses != nullptr && lane < count) losses[first + lane] = loss;
 }
-/// Of a group; then of the block.
+/// Dynamic shared memory of a group, in bytes: e of all stages. Then the static one of a block: candidates, values to
+/// compare and chosen codes.
 size_t search_bytes(int64_t stages) { return static_cast<size_t>(group_rows * stages * code_dim) * sizeof(float); }
 constexpr size_t search_static_bytes = max_groups * group_warps * (group_rows + row_values) * 8;
 
@@ -161,6 +166,7 @@ void rvq_forward_products(Context& ctx, const RvqForward& a, const RvqSizes& n, 
          : packed                                                   ? rvq_project_kernel<0, true>
                                                                     : rvq_project_kernel<0, false>,
          a.z, a.projections.in_weight.data, a.projections.products.data, n, projected);
+  // Two groups per block only if single ones would give every multiprocessor more than one block.
   const int groups = n.rows > int64_t{group_rows} * limits(ctx).multiprocessors ? max_groups : 1;
   launch(ctx,
          {.name = "rvq_search",

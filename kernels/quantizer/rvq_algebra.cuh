@@ -18,7 +18,8 @@ void rvq_forward_small(Context&, const RvqForward&, const RvqSizes&, const RowMa
 /// Whether sum_codes() takes the shape: the chosen codes of its rows must fit into shared memory.
 bool sum_codes_supports(int64_t stages, int64_t dim);
 inline constexpr int64_t least_sum_rows = 8;  ///< for fewer rows a thread per element is faster
-/// y = the sum over stages of W_out E[c] + b_out for the stages that the mask allows. n.stages is the stride of `codes`.
+/// y = the sum over stages of W_out E[c] + b_out for the stages that the mask allows. n.stages is the stride of
+/// `codes`.
 void sum_codes(Context&, const int32_t* codes, const float* codebooks, const RvqProjections&, const RvqSizes&,
                const RowMask&, float* y);
 

@@ -2,6 +2,12 @@
 #include "quantizer/rvq_factorised.cuh"
 #include "runtime/partials.cuh"
 
+// rvq_backward on CUDA; rvq.cpp is the same on the CPU, and nacre/ops/rvq.h gives the formulas.
+//
+//   latent codes   rvq_error_sums (orthogonal only): the two sums of b;  rvq_latent_backward: dz
+//   factorised     rvq_chain: de, residuals and dq of all stages, and dz;  rvq_parameters: gradients of the
+//                  projections. Codes of 8 channels have faster kernels, in rvq_factorised_backward.cu
+//   both           vq_codes and rvq_codebook_backward: dcodebooks
 namespace nacre::cuda {
 namespace {
 
@@ -11,15 +17,16 @@ constexpr int threads = RowsOfCodes::threads, warps = RowsOfCodes::warps;
 
 static_assert(threads == sum_threads);
 
-/// z - y of one channel after `used` >= 1 stages.
+/// z - y of one channel after `used` >= 1 stages: the last stage's residual minus its code.
 __device__ __forceinline__ float residual_after(const RvqBackward& a, const RvqSizes& n, int64_t row, int64_t c,
                                                 int64_t used) {
   const int64_t s = used - 1, k = clamp_code(a.codes.data[row * n.stages + s], n.codes);
   return a.quantised.data[(s * n.rows + row) * n.dim + c] - a.codebooks.data[(s * n.codes + k) * n.dim + c];
 }
 
-/// A block per part of the elements: sums of e.e and of dy.e, with e = y - z. `sums` has the first for all parts, then
-/// the second.
+/// A block per part of the elements, 4096 of [rows][latent]: sums of e.e and of dy.e, with e = y - z, over valid rows
+/// that use a stage. `sums` has the first for all parts, then the second, as doubles. In double, because the products
+/// may cancel and the quotient of the two sums scales a gradient.
 __global__ void __launch_bounds__(threads)
     rvq_error_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, int64_t parts, float* sums) {
   NACRE_SHARED(double, buffer, threads / 32);
@@ -41,8 +48,9 @@ __global__ void __launch_bounds__(threads)
   put_partial(sums, parts + blockIdx.x, products);
 }
 
-/// Bound by memory: dy, and per used stage the row of `quantised`; codes come from cache.
-/// A thread per element. With `orthogonal` every block adds the partial sums again, so there are at most max_blocks.
+/// dz of latent codes. A thread per element and turn. Bound by memory: dy, and per used stage the row of `quantised`;
+/// codes come from cache. With `orthogonal` every block adds the partial sums again, so there are at most max_blocks.
+/// Rows beyond an item's frames pass dy through unchanged.
 constexpr int64_t max_blocks = 1024;
 constexpr double max_float = 0x1.fffffep127;
 __global__ void __launch_bounds__(threads)
@@ -52,6 +60,7 @@ __global__ void __launch_bounds__(threads)
   if (a.orthogonal) {
     NACRE_SHARED(double, buffer, threads / 32);
     const double squares = sum_partials(sums, parts, buffer), products = sum_partials(sums + 2 * parts, parts, buffer);
+    // As error_factor() in rvq.cpp: b = 0 without an error, and if b is no float.
     const double b = products / squares;
     factor = squares == 0 || fabs(b) > max_float ? 0.0f : static_cast<float>(b);
   }
@@ -79,7 +88,9 @@ struct Channels {
   float v[4];
 };
 
-/// A warp per stage and code: it adds the rows that chose the code, in order.
+/// dcodebooks += scale (E[c] - e) of the rows that chose c: a warp per stage and code adds its rows in order.
+/// `by_stage` [stages][rows] has the codes, negative for rows that do not count. Lane l has channels l, l + 32, l + 64
+/// and l + 96 of a chunk. Warps beyond the last code have no rows, but take part in the barriers of for_each().
 __global__ void __launch_bounds__(threads)
     rvq_codebook_backward_kernel(RvqBackward a, RvqSizes n, RowMask mask, const int32_t* by_stage) {
   NACRE_SHARED(RowsOfCodes::Shared, shared, 1);
@@ -258,6 +269,7 @@ void rvq_backward(Context& ctx, const RvqBackward& a) {
             .block = threads},
            rvq_latent_backward_kernel, a, n, mask, parts, static_cast<const float*>(sums));
   }
+  // By code instead of by row, so that no two warps add to the same code. The masks become negative codes here.
   if (!a.dcodebooks) return;
   transpose_codes(ctx, a.codes.data, n.rows, n.stages, n.codes, mask, by_stage);
   launch(ctx,

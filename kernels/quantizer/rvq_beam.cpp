@@ -10,6 +10,12 @@
 
 #include "nacre/ops/rvq.h"
 
+// The beam search of rvq_forward on the CPU; rvq_beam.cu is the same on CUDA. nacre/ops/rvq.h gives the arithmetic.
+//
+// Per stage, search() scores tiles of twelve hypotheses against blocks of sixteen codes, as vq_search.cpp searches, but
+// with the hypothesis' energy added and a bound per hypothesis: only candidates that may still be kept leave the loop
+// over codes. Candidates are compared as 64-bit keys, no two of which are equal, so the order in which they are found
+// does not change the result.
 namespace nacre::rvq_beam {
 namespace {
 
@@ -79,7 +85,7 @@ Scores select_scores() {
   return scores_4;
 }
 
-// out[r] = half the energy of hypothesis r of a tile [dim][tile].
+// out[r] = half the energy of hypothesis r of a tile [dim][tile], squares added in channel order.
 NACRE_CLONES void half_energies(const float* __restrict x, int64_t dim, float* __restrict out) {
   float sum[tile] = {};
   for (int64_t d = 0; d < dim; ++d)
@@ -100,8 +106,8 @@ float score_of(uint64_t key) {
 }
 int64_t id_of(uint64_t key) { return static_cast<int64_t>(key & 0xffffffffu); }
 
-// An insertion sort: few candidates pass the bound `worst`, and the beam is short.
-// The best candidates of one row so far, best first.
+// The best candidates of one row so far, best first. An insertion sort: few candidates pass the bound `worst`, and the
+// beam is short.
 struct Kept {
   std::array<uint64_t, max_rvq_beam> keys;
   int64_t count = 0;

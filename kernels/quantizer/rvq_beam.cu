@@ -350,6 +350,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
   }
 }
 
+/// How the kernel runs for a shape: the layout of a block, how many blocks, and where the residuals of a block are.
 struct Shapes {
   Layout layout;
   int64_t blocks;

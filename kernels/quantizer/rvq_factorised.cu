@@ -13,8 +13,10 @@
 namespace nacre::cuda {
 namespace {
 
-/// Offsets in the shared memory of one group, in floats: residuals and y (a warp only accesses its own channels), sums
-/// of the warps, candidates (two words each); then per warp e, and the rows to compare, replaced by the chosen codes.
+/// Offsets in the shared memory of one group, in floats: residuals [9][L] and y [9][L] with L = 256 J (a warp only
+/// accesses its own channels), sums of the warps [8][72], candidates [9][8] (two words each); then per warp e [72], and
+/// the rows to compare [72], replaced by the chosen codes. J is the number of latent channels per thread. J = 4 takes
+/// 79 KiB.
 template <int J>
 struct SharedLayout {
   static constexpr int y = group_rows * J * group_threads, sums = 2 * y, candidates = sums + group_warps * row_values,
@@ -25,8 +27,10 @@ template <int J>
 inline constexpr size_t group_bytes = SharedLayout<J>::size * sizeof(float);
 static_assert(group_bytes<4> <= least_shared_per_block);
 
-/// Sums of e over the channels of the warp, to sums[row][8]. A lane adds 4 J of them for two code channels; eight lanes
-/// cover all. `residuals`: those of the group.
+/// Sums of e over the channels of the warp, to `sums`, which is [row][8]. Lane 8 p + q adds the code channels 2 p and 2
+/// p + 1 over the latent channels 4 q .. 4 q + 3 of each 32 of the warp's 32 J; so eight lanes cover all, and the four
+/// lanes of a q read the same 16 bytes of a residual. `residuals`: those of the group. The warp barrier publishes what
+/// other lanes of the warp have subtracted from them.
 template <int J>
 __device__ __forceinline__ void sum_channels(const float* residuals, const float* in_weight, float* sums) {
   constexpr int L = J * group_threads;
@@ -123,6 +127,12 @@ __device__ __forceinline__ void subtract_codes(const float* chosen, const OutWei
   }
 }
 
+/// rvq_forward of a block's groups, nine rows each, through all stages; the steps are those of the top of this file.
+///
+/// The first barrier of a stage publishes the sums; it also ends all reads of the candidates of the stage before. The
+/// second one publishes the candidates; it also ends all reads of the sums, which the next stage overwrites. Residuals
+/// and y need none, because the lanes of a warp share them with no other warp. Rows beyond the last one are zeros: they
+/// pass through all stages, because their group has to reach the barriers, and are not written.
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_factorised_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, Weights weights,
@@ -145,6 +155,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   const int count = static_cast<int>(n.rows - first < group_rows ? (n.rows > first ? n.rows - first : 0) : group_rows);
   const int padded = static_cast<int>(padded_codes(n.codes));
 
+  // Adjacent lanes have adjacent channels: coalesced, and free of bank conflicts.
   for (int row = 0; row < group_rows; ++row)
 #pragma unroll
     for (int j = 0; j < J; ++j) {
@@ -168,7 +179,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     float* const quantised = warp == 1 && a.quantised ? a.quantised.data + (i * n.rows + first) * code_dim : nullptr;
     add_warps(sums, bias, a.metric, e, x, quantised, count);
     search_rows(x, prepared + int64_t{i} * (code_dim + 1) * padded, padded, candidates);
-    // Loaded before the barrier, used after it. The registers of the codes are free by now.
+    // Loaded before the barrier, used after it, so that their latency passes while the warp waits. The registers of the
+    // codes are free by now.
     const OutWeights<J> out(weights.out + (i * L + channel) * code_dim, weights.out_bias + (i * L + channel));
     __syncthreads();
     const int32_t my_code = choose_codes(candidates, a.codebooks.data + i * n.codes * code_dim, chosen);
@@ -186,6 +198,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     }
 }
 
+/// One launch for J channels per thread.
 template <int J>
 void forward(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask& mask, const float* prepared,
              const Weights& weights, float* losses) {
@@ -200,7 +213,8 @@ void forward(Context& ctx, const RvqForward& a, const RvqSizes& n, const RowMask
 
 }  // namespace
 
-/// A thread per element of the padded weights: [stages][8][L], [stages][L][8], [stages][L].
+/// A thread per element of the padded weights: [stages][8][L], [stages][L][8], [stages][L]. The bias of e has no latent
+/// channel and is not padded.
 __global__ void __launch_bounds__(256) rvq_pad_kernel(RvqProjections p, int stages, int latent, int L, float* to) {
   const int64_t matrix = int64_t{stages} * code_dim * L;
   for (int64_t i = grid_thread(); i < matrix; i += grid_threads()) {
@@ -214,6 +228,8 @@ __global__ void __launch_bounds__(256) rvq_pad_kernel(RvqProjections p, int stag
   }
 }
 
+/// The kernels use L as their stride and load packs without a check, so the copy is needed for any other latent or
+/// address.
 Weights pad_weights(Context& ctx, const RvqProjections& p, const RvqSizes& n, float* to) {
   const int64_t L = group_latent(n.latent), matrix = n.stages * code_dim * L;
   if (n.latent == L && aligned16(p.in_weight.data) && aligned16(p.out_weight.data))

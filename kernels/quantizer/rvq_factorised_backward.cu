@@ -1,10 +1,12 @@
-// rvq_backward for factorised codes of 8 channels, in three steps:
+// rvq_backward for factorised codes of 8 channels, in three steps; factorised_backward() in rvq.cpp has the formulas.
 //
 // 1. Chain: a group of threads takes its rows back through all stages, as in the forward, and stores de, 8 floats per
-//    row and stage.
+// row and stage, and dz.
+//
 // 2. Sums: given de, latent channels are independent. A block of 32 channels and a run of rows recomputes r and g in
-//    shared memory and sums the gradients of the weights in registers.
-// 3. The partial sums of the runs are added.
+// shared memory and sums the gradients of the weights in registers.
+//
+// 3. The partial sums of the runs are added. The gradient of in_bias is a sum of de alone, in a kernel of its own.
 //
 // For 2376 rows, latent 1024, 9 stages: the chain issues about 1650 instructions per thread and stage (SASS, sm_90a),
 // about 34 us; the sums do 40 fused multiply-adds per row, channel and stage, about 40 us; the partials of 19 runs are
@@ -14,8 +16,8 @@
 namespace nacre::cuda {
 namespace {
 
-/// Offsets in the shared memory of one group, in floats: g and dy, two buffers of the warps' sums (for stages in turn),
-/// and per warp de.
+/// Offsets in the shared memory of one group, in floats: g [9][L] and dy [9][L] with L = 256 J, two buffers of the
+/// warps' sums (for stages in turn) [8][72], and per warp de [72].
 template <int J>
 struct SharedLayout {
   static constexpr int dy = group_rows * J * group_threads, sums = 2 * dy,
@@ -25,6 +27,9 @@ template <int J>
 inline constexpr size_t group_bytes = SharedLayout<J>::size * sizeof(float);
 static_assert(group_bytes<4> <= least_shared_per_block);
 
+/// The chain of a block's groups, nine rows each, from the last stage to the first: de_out [stages][rows][8], and dz.
+/// Per stage: dq = m dy - g, de = W_out^T dq over all channels, plus the slope of the commitment loss; g += W_in^T de.
+/// It needs neither residuals nor the codes' projections.
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_factorised_chain_kernel(RvqBackward a, RvqSizes n, RowMask mask, Weights weights, float* de_out) {
@@ -46,6 +51,7 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
     if (mask.stages != nullptr) limit = mask.stages[(first + lane) / mask.time];
     counted = mask.valid(first + lane);
   }
+  // Of the row of lane `row`: the stages whose commitment loss counts.
   const int counted_limit = counted ? limit : 0;
   for (int row = 0; row < group_rows; ++row)
 #pragma unroll
@@ -145,7 +151,12 @@ constexpr int sums_floats = 2 * chunk * 32 + 2 * chunk * code_dim + warps * colu
 static_assert(sums_floats * sizeof(float) <= least_shared_per_block);
 
 /// A block handles 32 channels (one per lane) and a run of rows, chunk by chunk; a warp takes every eighth row of a
-/// chunk. partial [runs][stages][columns][latent].
+/// chunk. partial [runs][stages][columns][latent], with the columns dW_in (8), dW_out (8) and db_out. A run is a number
+/// of whole chunks, and a chunk passes through all stages twice: forward to its last residual, then back.
+///
+/// Barriers of a stage: the first one ends the reads of the codes (and de) of the stage before, the second one
+/// publishes those of this stage, the third one publishes the warps' sums. `sums` is written again only behind the two
+/// barriers of the next stage. 57.5 KiB of shared memory.
 __global__ void __launch_bounds__(threads)
     rvq_factorised_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, Weights weights, int L, const float* de,
                                float* partial) {
@@ -181,8 +192,8 @@ __global__ void __launch_bounds__(threads)
         if (with_de) de_rows[v] = de[(i * n.rows + first) * code_dim + v];
       }
     };
-#pragma unroll 1
     // Forward to the residual after the last stage; the loop after it goes back, as the chain does.
+#pragma unroll 1
     for (int i = 0; i < stages; ++i) {
       __syncthreads();
       fetch(i, false);
@@ -247,7 +258,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// A thread per element adds the runs in order.
+/// The gradients += the partials, whose runs a thread adds in order, one element each.
 __global__ void __launch_bounds__(threads)
     rvq_factorised_add_kernel(RvqBackward a, RvqSizes n, int64_t runs, const float* partial) {
   const int64_t all = n.stages * columns * n.latent;
@@ -266,7 +277,8 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// A block per stage: db_in. Thread t adds channel t % 8 of every 32nd row.
+/// A block per stage: db_in. Thread t adds channel t % 8 of every 32nd row, because 256 is a multiple of 8; then thread
+/// d < 8 adds the 32 threads of its channel in order.
 __global__ void __launch_bounds__(threads) rvq_in_bias_kernel(RvqBackward a, RvqSizes n, const float* de) {
   NACRE_SHARED(float, sums, threads);
   const int tid = static_cast<int>(threadIdx.x);
@@ -295,6 +307,7 @@ void chain(Context& ctx, const RvqBackward& a, const RvqSizes& n, const RowMask&
 
 }  // namespace
 
+/// Padded weights, de of all stages, the partials of all runs.
 int64_t rvq_backward_factorised_size(const RvqSizes& n) {
   return scratch_slack + padded_weights_size(n) + n.rows * n.stages * code_dim +
          runs_of(n.rows) * n.stages * columns * n.latent;

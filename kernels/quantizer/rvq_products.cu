@@ -1,4 +1,5 @@
-// Products of projections, and the plain kernel that uses them: a warp per row, for any shape.
+// Products of projections (rvq_products), and the plain kernel that uses them: a warp per row, for any shape.
+// nacre/ops/rvq.h gives the formulas; rvq_algebra.cpp is the same on the CPU, rvq_algebra.cu has the fast kernels.
 #include "quantizer/rvq_algebra.cuh"
 
 namespace nacre::cuda {
@@ -6,7 +7,10 @@ namespace {
 
 constexpr int threads = 256, warps = threads / 32;
 
-/// A warp per column of stage i and per stage j, or, for j = stages, the column's number of row 0.
+/// to [1 + all][all], all = stages dim: row 0 the starts s_i, then row 1 + j dim + d with column d of P_ij for all i. A
+/// warp computes `dim` elements of one column: those of stage j, or, for j = stages, the column's number of row 0. A
+/// column is a row of W_in: channel column % dim of stage i. Elements with j >= i are zeros. Lane l adds the channels
+/// l, l + 32, ... of the latent, then the warp adds its lanes.
 __global__ void __launch_bounds__(threads)
     rvq_products_kernel(RvqProjections p, int stages, int dim, int latent, float* to) {
   const int lane = static_cast<int>(threadIdx.x) % 32, all = stages * dim;
@@ -14,6 +18,7 @@ __global__ void __launch_bounds__(threads)
   if (task >= int64_t{all} * (stages + 1)) return;
   const int column = static_cast<int>(task % all), j = static_cast<int>(task / all), i = column / dim;
   const float* w = p.in_weight.data + int64_t{column} * latent;
+  // The column's row of W_in times x, whose elements are `step` floats apart: 1 for b_out, dim for a column of W_out.
   const auto dot = [&](const float* x, int64_t step) {
     float sum = 0;
     for (int c = lane; c < latent; c += 32) sum = __fmaf_rn(w[c], x[c * step], sum);
@@ -31,7 +36,9 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// A warp takes one row through all stages; e of all stages is in scratch.
+/// A warp takes one row through all stages. `projected` [rows][stages dim] has e of all stages: first W_in_i z + s_i,
+/// then each stage subtracts the share of its code from the stages behind it. Lanes share the row through global
+/// memory, so __syncwarp() stands between the writes of a stage and the reads of the next one.
 __global__ void __launch_bounds__(threads)
     rvq_small_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* projected, float* losses) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -64,6 +71,8 @@ __global__ void __launch_bounds__(threads)
     distance = warp_sum(distance);
     if (i < limit && mask.valid(row)) loss += distance;
     const float* p = products + (1 + i * n.dim) * stride;
+    // Lanes have adjacent columns: loads of e and of the products are coalesced. The order over d is that of the
+    // contract.
     for (int64_t later = (i + 1) * n.dim + lane; later < all; later += 32) {
       float v = e[later];
       for (int64_t d = 0; d < n.dim; ++d) v = __fmaf_rn(-code[d], p[d * stride + later], v);
@@ -73,6 +82,7 @@ __global__ void __launch_bounds__(threads)
   if (lane == 0 && losses != nullptr) losses[row] = loss;
   if (!a.y) return;
   __syncwarp();
+  // y of a lane's channels. The barrier before makes the codes, which lane 0 wrote, visible to all lanes.
   for (int64_t c = lane; c < n.latent; c += 32) {
     float y = 0;
     for (int64_t i = 0; i < limit; ++i) {

@@ -1,9 +1,12 @@
-// y = the sum over stages of W_out E[c] + b_out for codes of 8 channels: the end of rvq_forward, and rvq_decode.
+// y = the sum over stages of W_out E[c] + b_out for codes of 8 channels: the end of rvq_forward with products, and
+// rvq_decode. rvq_algebra.cuh declares it. The order of every sum is that of project_out() in rvq.cuh, then that of the
+// stages, so y has the bits of the other kernels.
 #include "quantizer/rvq_algebra.cuh"
 
 namespace nacre::cuda {
 namespace {
 
+/// Four floats, in one access if `packed`: the address is then a multiple of 16 bytes.
 template <bool packed>
 __device__ __forceinline__ Pack<float> load_four(const float* p) {
   if constexpr (packed)
@@ -13,8 +16,12 @@ __device__ __forceinline__ Pack<float> load_four(const float* p) {
 }
 constexpr int sum_rows = 16, sum_threads = 128, sum_channels = 2;  // channels: per thread
 
-/// A block adds all stages of 16 rows and 256 channels. The chosen codes are in shared memory, [stage][row][8]; a thread
-/// has the weights of its two channels for one stage in registers.
+/// A block adds all stages of 16 rows and 256 channels; thread t has the channels t and t + 128 of them, and 32 sums in
+/// registers. It loads the weights of its two channels once per stage and uses them for all rows. The chosen codes are
+/// in shared memory, [stage][row][8], 512 bytes per stage; all threads read the same code at a time, by broadcast. They
+/// are written before the only barrier and not changed after it. `masked`: rows use the first limits[row] stages. Rows
+/// beyond the last one have zeros as codes, channels beyond the latent use the weights of the last one; neither is
+/// written.
 template <bool packed, bool masked>
 __global__ void __launch_bounds__(sum_threads)
     rvq_sum_kernel(const int32_t* codes, const float* codebooks, RvqProjections p, RvqSizes n, RowMask mask, float* y) {
@@ -34,7 +41,8 @@ __global__ void __launch_bounds__(sum_threads)
     limits[tid] = tid < count ? static_cast<int>(mask.stages_used(first + tid, n.stages)) : 0;
   __syncthreads();
   const int64_t channel = int64_t{blockIdx.y} * sum_threads * sum_channels + tid;
-  // -0 + q is q for every q, so the first stage needs no case of its own.
+  // -0 + q is q for every q, also for -0, so the first stage needs no case of its own. A row without stages would keep
+  // -0; it is written as 0 below.
   float sum[sum_channels][sum_rows];
 #pragma unroll
   for (int j = 0; j < sum_channels; ++j)
@@ -73,6 +81,7 @@ __global__ void __launch_bounds__(sum_threads)
       if (row < count) y[(first + row) * n.latent + c] = masked && limits[row] == 0 ? 0.0f : sum[j][row];
   }
 }
+/// Bytes of the chosen codes of a block.
 size_t sum_bytes(int64_t stages) { return static_cast<size_t>(sum_rows * stages * code_dim) * sizeof(float); }
 
 }  // namespace

@@ -4,6 +4,8 @@
 
 #include "runtime/elementwise.h"
 
+// The operations between the two cascades on the CPU; two_rates.cu is the same on CUDA. nacre/ops/two_rates.h gives the
+// formulas.
 namespace nacre {
 namespace cuda {
 void rest(Context&, const Rest&);
@@ -13,10 +15,12 @@ void copy_columns(Context&, const CopyColumns&);
 }  // namespace cuda
 namespace {
 
+/// y = a - b. y may be a or b: an iteration reads its elements before it writes one.
 NACRE_CLONES void difference(const float* a, const float* b, float* y, int64_t n) {
   NACRE_INDEPENDENT
   for (int64_t i = 0; i < n; ++i) y[i] = a[i] - b[i];
 }
+/// y = sign x, or y += sign x. A product with 1 or -1 is exact.
 NACRE_CLONES void pass(const float* x, float sign, bool add, float* y, int64_t n) {
   if (add) {
     NACRE_INDEPENDENT
@@ -27,6 +31,7 @@ NACRE_CLONES void pass(const float* x, float sign, bool add, float* y, int64_t n
   }
 }
 
+/// Throws unless the columns [first, first + count) exist in s.
 void expect_columns(const char* what, int64_t first, int64_t count, Shape s) {
   if (first < 0 || count < 0 || first + count > s.channels)
     throw Error(ErrorKind::usage, std::string("copy_columns: columns ") + std::to_string(first) + " to " +
@@ -54,6 +59,8 @@ void rest_backward(Context& ctx, const RestBackward& a) {
   if (a.dp) expect_shape("rest_backward", "dp", a.dp, a.dy.shape);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::rest_backward(ctx, a);
+  // An item is passed or not as a whole, because its number of stages decides. An item without a rest has the gradient
+  // 0: there is nothing to add, but without `add` zeros must be written.
   const int64_t per_item = a.dy.elements() / a.dy.shape.batch;
   for (int64_t b = 0; b < a.dy.shape.batch; ++b) {
     const int64_t first = b * per_item;
@@ -80,6 +87,7 @@ void split_stages(Context& ctx, const SplitStages& a) {
   expect_shape("split_stages", "short_frames", a.short_frames, a.stages.shape);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::split_stages(ctx, a);
+  // A few numbers per batch: no parallel loop.
   const auto most = static_cast<int32_t>(a.long_codebooks), positions = static_cast<int32_t>(a.positions);
   for (int64_t b = 0; b < a.stages.elements(); ++b) {
     a.long_stages[b] = std::min(a.stages[b], most);

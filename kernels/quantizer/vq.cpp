@@ -6,6 +6,8 @@
 #include "nacre/random.h"
 #include "quantizer/vq_search.h"
 
+// Nearest code, gather, moving averages and k-means on the CPU; vq.cu and vq_means.cu are the same on CUDA.
+// nacre/ops/vq.h gives the formulas, vq_search.h the search.
 namespace nacre {
 namespace cuda {
 void vq_nearest(Context&, const VqNearest&);
@@ -49,11 +51,12 @@ void check_codebook(const char* op, Shape codebook, Shape expected) {
 }
 
 // The start of k-means: `codes` different rows; if there are fewer, all rows and then jittered repetitions of them.
+// `order` [rows] receives a permutation whose first min(rows, codes) places are the draw.
 void draw_rows(const VqKmeans& a, int32_t* order) {
   const int64_t rows = a.x.shape.rows(), dim = a.x.shape.channels, codes = a.codebook.shape.time;
   for (int64_t r = 0; r < rows; ++r) order[r] = static_cast<int32_t>(r);
   // A Fisher-Yates shuffle that stops after min(rows, codes) swaps. Draws are numbered by code and noise by element, so
-  // that CUDA computes the same start.
+  // that CUDA draws the same rows and the same noise. The noise's amplitude may differ there by rounding.
   const Philox draw{a.seed, 0}, noise{a.seed, 1};
   for (int64_t k = 0; k < std::min(rows, codes); ++k) {
     const int64_t other =
@@ -171,6 +174,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
       // The codebook row first stores this batch's sum, then the new code.
       sum_rows(x, dim, order + s * rows + run[0], run[1] - run[0], code);
       count = a.decay * count + (1 - a.decay) * static_cast<float>(run[1] - run[0]);
+      // count and sums are averages of the same weights, so their quotient is a mean of rows.
       const float scale = 1 / (count + a.eps);
       for (int64_t d = 0; d < dim; ++d) {
         sum[d] = a.decay * sum[d] + (1 - a.decay) * code[d];
@@ -213,6 +217,7 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::vq_kmeans(ctx, a);
 
+  // The arrays of vq_kmeans_scratch() in its order. The buffer has a place for each row, as search_rows() requires.
   float* packed = a.scratch.data;
   float* buffer = packed + packed_size(codes, dim);
   float* distances = buffer + buffer_size(rows, dim);
@@ -221,7 +226,8 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
   int32_t* order = chosen + rows;
   int32_t* first = order + rows;
   // Lloyd's algorithm: assign each row to its nearest code, replace each code by the mean of its rows, and give empty
-  // codes the rows that are worst represented.
+  // codes the rows that are worst represented. assign() leaves the code and the half distance of each row, and the rows
+  // listed by code: those of code k are order[first[k]] to order[first[k + 1] - 1].
   const auto assign = [&] {
     // The codebook has changed since the last iteration, so it is packed again.
     pack_codebooks(ctx, a.codebook.data, 1, codes, dim, VqMetric::euclidean, packed);
@@ -265,6 +271,7 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
     }
   }
   if (!a.counts) return;
+  // The codebook has changed since the last assignment.
   assign();
   for (int64_t k = 0; k < codes; ++k) a.counts[k] = static_cast<float>(first[k + 1] - first[k]);
 }

@@ -2,6 +2,15 @@
 
 #include "quantizer/vq_products.cuh"
 
+// vq_nearest and vq_gather on CUDA; vq.cpp is the same on the CPU. nacre/ops/vq.h gives the arithmetic, vq_search.cuh
+// the layout of a prepared codebook. The search has four ways; nearest_codes() chooses one, and all find the same
+// codes:
+//
+//   vq_nearest            a warp per row; any shape (read this one first)
+//   vq_nearest_tile       16 rows of any length that fits into shared memory, by a block
+//   vq_nearest_rows       many rows of 4, 8 or 16 channels: four rows per thread, in registers
+//   vq_nearest_products   many rows and codes of up to 128 channels: by tensor cores, in vq_products.cu; then
+//   vq_nearest_rest       the rows that these leave undecided, in vq_products_rest.cu
 namespace nacre::cuda {
 namespace {
 
@@ -25,8 +34,10 @@ __global__ void __launch_bounds__(threads)
 // Rows of 1536 channels need 120 KiB of shared memory. tile_kernel_supports() excludes them on devices that have less.
 constexpr int64_t max_tile_dim = 1536;
 
-/// A block searches for 16 rows, whose channels must fit into shared memory. For 1M rows and 1024 codes of 128
-/// channels: 268 GFLOP, and 62500 blocks read 0.5 MB of codes from L2 each; both take about 6 ms.
+/// A block searches for 16 rows, whose channels must fit into shared memory: as tile_search() wants them,
+/// [channel][row]. Each warp transposes two rows; the first barrier publishes the tile, the second one the candidates
+/// of all warps. For 1M rows and 1024 codes of 128 channels: 268 GFLOP, and 62500 blocks read 0.5 MB of codes from L2
+/// each; both take about 6 ms.
 __global__ void __launch_bounds__(tile_threads, 2)
     vq_nearest_tile_kernel(const float* x, int64_t rows, int dim, const float* prepared, int padded, VqMetric metric,
                            int32_t* out, float* half_distances) {
@@ -55,8 +66,10 @@ template <int D>
 __global__ void __launch_bounds__(threads)
     vq_nearest_rows_kernel(const float* x, int64_t rows, const float* prepared, int padded, VqMetric metric,
                            int32_t* out, float* half_distances) {
-  // The codebook passes through shared memory in chunks [D][chunk], with the norms after them: 32 KiB plus 1/D of that.
-  // Thread t has rows t, t + 256, t + 512 and t + 768 of the block.
+  // The codebook passes through shared memory in chunks [D][chunk], with the norms after them: 20, 36 and 34 KiB for D
+  // = 4, 8 and 16. All threads read the same code, by broadcast. Thread t has rows t, t + 256, t + 512 and t + 768 of
+  // the block; rows beyond the last one are zeros and not written. padded and chunk are multiples of 128, so a chunk is
+  // whole packs.
   constexpr int R = 4, chunk = 8192 / D < 1024 ? 8192 / D : 1024;
   NACRE_SHARED(float, codes, (D + 1) * chunk);
   const int64_t first = int64_t{blockIdx.x} * (R * threads) + threadIdx.x;
@@ -126,6 +139,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
+/// vq_nearest_rows_kernel for rows of D channels; x must be aligned to 16 bytes.
 template <int D>
 void nearest_rows(Context& ctx, const float* x, int64_t rows, const float* prepared, int64_t codes, VqMetric metric,
                   int32_t* out, float* half_distances) {
@@ -134,6 +148,7 @@ void nearest_rows(Context& ctx, const float* x, int64_t rows, const float* prepa
          half_distances);
 }
 
+/// Dynamic shared memory of vq_nearest_tile_kernel.
 size_t tile_bytes(int64_t dim) { return static_cast<size_t>(tile_floats(dim)) * sizeof(float); }
 bool tile_kernel_supports(const DeviceLimits& d, int64_t dim) {
   return dim <= max_tile_dim && tile_bytes(dim) + candidate_words * sizeof(uint32_t) <= d.shared_per_block;
@@ -152,6 +167,7 @@ void nearest_codes(Context& ctx, const float* x, int64_t rows, int64_t dim, cons
     nearest_by_products(ctx, x, rows, dim, prepared, codes, metric, products, out, half_distances);
     return search_marked_rows(ctx, x, rows, dim, prepared, codes, metric, out, half_distances);
   }
+  // Rows are read in packs, so their address must be aligned; the number of channels is a multiple of four.
   const bool rows_in_registers = rows >= many_rows && aligned16(x);
   if (rows_in_registers && dim == 4) return nearest_rows<4>(ctx, x, rows, prepared, codes, metric, out, half_distances);
   if (rows_in_registers && dim == 8) return nearest_rows<8>(ctx, x, rows, prepared, codes, metric, out, half_distances);
@@ -174,7 +190,8 @@ namespace {
 
 // ---- gather
 
-/// A thread per P channels of a row. Reads of the codebook are coalesced within a row; bound by writing y.
+/// y [row] = the codebook's row of the clamped code, or y += it with add_y. A thread per P channels of a row. Reads of
+/// the codebook are coalesced within a row; bound by writing y.
 template <int P>
 __global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t rows, int64_t dim, int64_t codes) {
   const int64_t pack_count = dim / P;
@@ -198,6 +215,7 @@ __global__ void __launch_bounds__(threads) vq_gather_kernel(VqGather g, int64_t 
 
 }  // namespace
 
+/// The prepared codebook, then the work space of the products. Both are multiples of 16 bytes.
 Shape vq_nearest_scratch(Shape, Shape codebook) {
   return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) +
                       products_size(codebook.time, codebook.channels)};

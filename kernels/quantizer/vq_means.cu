@@ -1,5 +1,10 @@
-// The training of codebooks: moving averages and k-means. Sums of the rows of each code are those of
-// rows_of_codes.cuh.
+// The training of codebooks on CUDA: moving averages and k-means; vq.cpp is the same on the CPU, and nacre/ops/vq.h
+// gives the formulas. Sums of the rows of each code are those of rows_of_codes.cuh. docs/decisions/vq-means.md compares
+// other ways to add them.
+//
+//   vq_ema     vq_ema_prepare: flags of numbers that are not finite, codes by stage;  vq_ema: everything else
+//   vq_kmeans  vq_kmeans_draw, vq_kmeans_start: the first codebook;  vq_kmeans_energy: |x|^2 / 2;  per iteration the
+//              nearest codes, vq_kmeans_mean, vq_kmeans_empty;  vq_kmeans_count, if counts are wanted
 #include "nacre/ops/vq.h"
 #include "nacre/random.h"
 #include "quantizer/rows_of_codes.cuh"
@@ -39,7 +44,8 @@ __device__ __forceinline__ int64_t sum_rows(const RowsOfCodes& rows, const float
 // ---- exponential moving averages
 
 /// The first `checks` blocks look for numbers that are not finite in valid rows of the first stage: nonfinite[block] is
-/// 1 if there is one. The others transpose the codes.
+/// 1 if there is one. The others transpose the codes to by_stage [stages][rows], -1 for rows that do not count. A flag
+/// per block needs neither a memset nor an atomic.
 __global__ void __launch_bounds__(threads)
     vq_ema_prepare_kernel(VqEma a, int64_t rows, int64_t stages, int64_t codes, int64_t dim, RowMask mask,
                           unsigned checks, int32_t* nonfinite, int32_t* by_stage) {
@@ -66,8 +72,9 @@ __global__ void __launch_bounds__(threads)
   nonfinite[block] = any;
 }
 
-/// A warp per stage and code: it adds the rows that chose its code. A batch that is not finite, or has no valid row,
-/// changes nothing.
+/// A warp per stage and code: it adds the rows that chose its code, 128 channels at a time, and updates sums, code and
+/// count. A batch that is not finite, or has no valid row, changes nothing. Warps beyond the last code add nothing, but
+/// take part in the barriers of sum_rows().
 __global__ void __launch_bounds__(threads, 2)
     vq_ema_kernel(VqEma a, int64_t rows, int64_t codes, int64_t dim, RowMask mask, const int32_t* by_stage,
                   unsigned checks, const int32_t* nonfinite) {
@@ -91,6 +98,7 @@ __global__ void __launch_bounds__(threads, 2)
     const int64_t n = sum_rows(own, x, dim, d0, sum);
     if (!exists) continue;
     // Each product is rounded separately, as on the CPU, so that the same codes are dead on every device.
+    // The same in every turn of d0, because n and `old` are.
     float count = __fadd_rn(__fmul_rn(a.decay, old), __fmul_rn(rest, static_cast<float>(n)));
     const float scale = 1 / (count + a.eps);
     const bool dead = count < a.dead_below;
@@ -120,7 +128,8 @@ __global__ void __launch_bounds__(threads, 2)
 constexpr int wide_threads = 1024;
 constexpr float jitter = 1e-3f;
 
-/// One block: the order in which rows start the codes, and the amplitude of the jitter.
+/// One block: the order in which rows start the codes, and the amplitude of the jitter. Only a codebook larger than x
+/// needs the energy of x.
 __global__ void __launch_bounds__(wide_threads)
     vq_kmeans_draw_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, int32_t* order, float* amplitude) {
   NACRE_SHARED(double, buffer, wide_threads / 32);
@@ -168,7 +177,8 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// A warp per code: its mean, and how many rows it has. A code without rows keeps its value.
+/// A warp per code: its mean, and how many rows it has. A code without rows keeps its value. `chosen` [rows]: the code
+/// of each row.
 __global__ void __launch_bounds__(threads)
     vq_kmeans_mean_kernel(const float* x, int64_t rows, int64_t dim, int64_t codes, const int32_t* chosen,
                           float* codebook, int32_t* counts) {
@@ -201,6 +211,7 @@ __global__ void __launch_bounds__(threads)
   if (k < codes && threadIdx.x % 32 == 0) counts[k] = static_cast<float>(n);
 }
 
+/// A row and its distance from its centre. take() keeps the farther one, the lower row among equals.
 struct Farthest {
   float distance;
   int32_t row;
@@ -226,7 +237,8 @@ __device__ __forceinline__ Farthest farthest_row(const float* distances, int64_t
   return best;
 }
 
-/// One block: each empty code in turn takes the row that is farthest from its centre.
+/// One block: each empty code in turn takes the row that is farthest from its centre. That row's distance becomes 0, so
+/// the next empty code takes another one. A warp looks at 32 counts at a time, and all warps see the same bits.
 __global__ void __launch_bounds__(wide_threads)
     vq_kmeans_empty_kernel(VqKmeans a, int64_t rows, int64_t dim, int64_t codes, const int32_t* counts,
                            const float* half_energies, float* distances) {
@@ -275,6 +287,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
          vq_ema_kernel, a, rows, codes, dim, mask, by_stage, checks, nonfinite);
 }
 
+/// The sizes of the arrays that vq_kmeans() lays out.
 Shape vq_kmeans_scratch(Shape x, Shape codebook) {
   return {.channels = scratch_slack + prepared_size(codebook.time, codebook.channels) +
                       products_size(codebook.time, codebook.channels) + 4 * x.rows() + codebook.time + 1};

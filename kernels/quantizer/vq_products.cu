@@ -37,6 +37,8 @@ namespace {
 
 constexpr float largest_size = 1e37f;  ///< magnitudes below this do not overflow in sums
 
+/// The arguments of the kernel. `prepared`: the codebook as prepare_codebooks() leaves it; `products`: as
+/// prepare_products() does. dim and padded are the channels and the padded number of codes.
 struct Products {
   const float* x;
   int64_t rows;
@@ -197,8 +199,8 @@ __device__ __forceinline__ void write_windows(const WarpRows& w, const CodeBound
 // ---- scores of all codes by tensor cores
 
 /// s = half norm - product, for the warp's rows and `code_tiles` tiles of eight codes. The products of different tiles
-/// are independent, so their latencies overlap. One load of 16 bytes has two fragments: of two tiles of codes for K = 1,
-/// else of two steps of channels of one tile.
+/// are independent, so their latencies overlap. One load of 16 bytes has two fragments: of two tiles of codes for K =
+/// 1, else of two steps of channels of one tile.
 template <int K>
 __device__ __forceinline__ void score_tiles(const WarpRows& w, const Fragments<K>& a, const float* group, int step,
                                             float (&s)[Plan<K>::code_tiles][Plan<K>::tiles][4]) {
@@ -479,6 +481,7 @@ __global__ void __launch_bounds__(Plan<K>::threads, Plan<K>::blocks) vq_nearest_
   }
 }
 
+/// The kernel for 8 K channels.
 template <int K>
 void launch_products(Context& ctx, const Products& p) {
   // Two stages. The saved state of all threads fits into them, as well.

@@ -6,8 +6,11 @@ namespace {
 
 constexpr int marked_span = 4 * tile_threads;  ///< rows in which a block looks for marked ones
 
-/// Searches for marked rows, sixteen at a time, as vq_nearest_tile_kernel. If none is marked, it only reads the codes
-/// of the rows.
+/// Searches for marked rows, sixteen at a time, as vq_nearest_tile_kernel. A block looks at the codes of 1024 rows; if
+/// none is marked, it only reads these codes.
+///
+/// Shared memory: a tile of rows [channel][row], the candidates of the warps, the marked rows as offsets from the
+/// block's first row in ascending order, and the number of marked rows of each warp in each of the four turns.
 __global__ void __launch_bounds__(tile_threads, 2)
     vq_nearest_rest_kernel(const float* x, int64_t rows, int dim, const float* prepared, int padded, VqMetric metric,
                            int32_t* out, float* half_distances) {
@@ -27,6 +30,7 @@ __global__ void __launch_bounds__(tile_threads, 2)
     if (lane == 0) counts[i * tile_warps + warp] = __popc(marked[i]);
   }
   __syncthreads();
+  // offset: marked rows in turns and warps before this one. The order is turn, warp, lane, which is that of the rows.
   int offset = 0, total = 0;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {

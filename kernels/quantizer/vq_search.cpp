@@ -5,17 +5,28 @@
 
 #include "runtime/lanes.h"
 
+// Nearest code on the CPU; vq_search.h gives the arithmetic and the layout of packed codebooks. There are two searches
+// with the same bits:
+//
+//   nearest            packed codebooks, tiles of twelve rows: one vector of codes serves twelve rows
+//   nearest_in_place   few rows: 64 codes at a time are packed into a small buffer and searched at once
+//
+// Each is compiled for vectors of 4, 8 and 16 floats, and vector_width() picks one at run time. The lanes of a vector
+// are codes, so the order of a sum does not depend on the width.
 namespace nacre::vq_search {
 namespace {
 
 constexpr float tiny_norm = 1e-12f;
 
+/// x (rows as a tile), packed block, its half norms, dim, index of its first code, best [tile][lanes], index
+/// [tile][lanes].
 using Search = void (*)(const float*, const float*, const float*, int64_t, int64_t, float*, int32_t*);
 
-// Half distances of twelve rows to a block of sixteen codes: x is [dim][tile], codes [dim][lanes]. Vector types are
-// explicit because gcc 12 vectorises the plain loop along the rows, four wide, at a tenth of the speed. There is one
-// function per instruction set because function clones would split these vectors first. All do the same operations in
-// the same order per row and code.
+// Half distances of twelve rows to a block of sixteen codes: x is [dim][tile], codes [dim][lanes]. best and index
+// [tile][lanes] have the least half distance that each lane has seen, and its code; the block joins them. `base` is the
+// index of the block's first code. Vector types are explicit because gcc 12 vectorises the plain loop along the rows,
+// four wide, at a tenth of the speed. There is one function per instruction set because function clones would split
+// these vectors first. All do the same operations in the same order per row and code.
 #define NACRE_SEARCH(name, target, width)                                                                        \
   target void name(const float* __restrict x, const float* __restrict codes, const float* __restrict half_norms, \
                    int64_t dim, int64_t base, float* __restrict best, int32_t* __restrict index) {               \
@@ -57,7 +68,8 @@ Search select_search() {
 }
 
 /// Packs a whole block. from: [lanes][dim]; to: [dim][lanes], scaled; norms: half norms, of squares that are added in
-/// channel order.
+/// channel order. Matrices of width x width, codes by channels, are transposed in registers; the channels that are left
+/// go one by one. A lane is a code, so every width adds in the same order.
 template <int width>
 NACRE_INLINE void pack_body(const float* from, int64_t dim, const float* scale, float* to, float* norms) {
   using Vec = typename Vector<width>::Type;
@@ -70,7 +82,8 @@ NACRE_INLINE void pack_body(const float* from, int64_t dim, const float* scale, 
 #pragma GCC unroll 16
       for (int i = 0; i < width; ++i) {
         columns[i] = at<width>(from + i * dim + d);
-        // The same place of the next block: there are more rows than the hardware's prefetcher follows.
+        // The same place of the next block: there are more rows than the hardware's prefetcher follows. Once per 64
+        // bytes of a row; a prefetch beyond the codebook does nothing.
         if (width == lanes || d % 16 == 0) __builtin_prefetch(from + (lanes + i) * dim + d, 0, 2);
       }
       exchange<width>(columns);
@@ -130,6 +143,8 @@ NACRE_INLINE void few_tile(const float* x, const float* blocks, const float* nor
     }
   }
 }
+/// As few_tile, for `rows` rows and `count` blocks from code `base` on: rows in pairs, blocks in fours, then what is
+/// left. Blocks are visited in ascending order for each row, as the choice among equal half distances requires.
 template <int width>
 NACRE_INLINE void few_body(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count,
                            int64_t dim, int64_t base, float* best, int32_t* index) {
@@ -152,6 +167,7 @@ NACRE_INLINE void few_body(const float* x, int64_t rows, const float* blocks, co
     }
 }
 
+/// Packing and search of one instruction set.
 struct InPlace {
   void (*pack)(const float* from, int64_t dim, const float* scale, float* to, float* norms);
   void (*search)(const float* x, int64_t rows, const float* blocks, const float* norms, int64_t count, int64_t dim,
@@ -183,15 +199,15 @@ const InPlace& in_place() {
   return picked;
 }
 
-// Not one of the clones: the plain x86-64 code has no fused multiply-add, so squares are rounded one by one, as
-// add_square does on CUDA.
+// 1 / max(|x|, tiny_norm). Not one of the clones: the plain x86-64 code has no fused multiply-add, so squares are
+// rounded one by one, as add_square does on CUDA.
 float inverse_norm(const float* x, int64_t dim) {
   float sum = 0;
   for (int64_t d = 0; d < dim; ++d) sum += x[d] * x[d];
   return 1.0f / std::max(std::sqrt(sum), tiny_norm);
 }
 
-// One code per lane, so every vector width adds the squares of a code in channel order.
+// Half norms of a packed block. One code per lane, so every vector width adds the squares of a code in channel order.
 NACRE_CLONES void half_norms_of(const float* __restrict block, int64_t dim, float* __restrict out) {
   float sum[lanes] = {};
   for (int64_t d = 0; d < dim; ++d)
@@ -199,13 +215,15 @@ NACRE_CLONES void half_norms_of(const float* __restrict block, int64_t dim, floa
   for (int64_t t = 0; t < lanes; ++t) out[t] = 0.5f * sum[t];
 }
 
+/// sum += x, in double.
 NACRE_CLONES void add_row(const float* __restrict x, int64_t n, double* __restrict sum) {
   for (int64_t d = 0; d < n; ++d) sum[d] += static_cast<double>(x[d]);
 }
 
 }  // namespace
 
-// The features are those of the psABI levels x86-64-v4 and x86-64-v3, for which the functions above are compiled.
+// The widest vectors of this processor. The features are those of the psABI levels x86-64-v4 and x86-64-v3, for which
+// the functions above are compiled.
 int vector_width() {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   __builtin_cpu_init();
@@ -219,7 +237,7 @@ int vector_width() {
 
 namespace {
 
-/// Packs block `block` of one codebook.
+/// Packs block `block` of one codebook to `to` [dim][lanes] and norms [lanes]. Codes beyond the last one have zeros.
 void pack_block(const float* codebook, int64_t codes, int64_t dim, VqMetric metric, int64_t block, float* to,
                 float* norms) {
   const int64_t count = std::min(lanes, codes - block * lanes);
@@ -267,6 +285,7 @@ void pack_blocks(const float* codebook, int64_t codes, int64_t dim, VqMetric met
 
 void nearest_in_place(const float* x, int64_t rows, int64_t dim, const float* codebook, int64_t codes, VqMetric metric,
                       float* buffer, int32_t* out, int64_t stride) {
+  // Buffer: the rows, scaled for the metric, [few_rows][dim]; then few_blocks packed blocks.
   float best[few_rows * lanes], norms[few_blocks * lanes];
   int32_t index[few_rows * lanes];
   std::fill(best, best + rows * lanes, std::numeric_limits<float>::infinity());

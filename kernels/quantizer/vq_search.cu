@@ -1,14 +1,17 @@
 #include "quantizer/vq_search.cuh"
 
+// What all searches on CUDA share: prepare_codebooks() and transpose_codes(), declared in vq_search.cuh.
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
 constexpr int edge = 32;  ///< codes and channels of a tile
 
-/// One block per stage and 32 codes: tiles of 32 channels are transposed in shared memory, and one warp, one code per
-/// lane, adds the squares in channel order for the norms. Cosine needs the norm before the first code is written, so it
-/// takes two passes. Bytes: the codebooks once (cosine: twice, the second time from cache), the prepared ones once.
+/// prepared = the codebook as [dim][padded codes], scaled for the metric, then half norms. One block per stage and 32
+/// codes: tiles of 32 channels are transposed in shared memory, and one warp, one code per lane, adds the squares in
+/// channel order for the norms. Cosine needs the norm before the first code is written, so it takes two passes: pass 0
+/// finds the scales, pass 1 writes codes and half norms. Bytes: the codebooks once (cosine: twice, the second time from
+/// cache), the prepared ones once.
 __global__ void __launch_bounds__(threads)
     vq_prepare_kernel(const float* codebooks, int64_t codes, int64_t dim, bool cosine, float* prepared) {
   NACRE_SHARED(float, tile, edge*(edge + 1));
@@ -54,6 +57,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
+/// A thread per code: reads are coalesced, writes are `rows` apart where stages differ.
 __global__ void __launch_bounds__(threads) vq_codes_kernel(const int32_t* codes, int64_t rows, int64_t stages,
                                                            int64_t code_count, RowMask mask, int32_t* by_stage) {
   for (int64_t i = grid_thread(); i < rows * stages; i += grid_threads())

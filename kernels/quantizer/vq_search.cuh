@@ -172,8 +172,8 @@ __device__ __forceinline__ void tile_search(const float* x, int dim, const float
     }
   }
 }
-/// A warp transposes a row of x to column r of a tile, as the metric compares it. Channels up to a multiple of four, and a
-/// row that does not exist, are zeros, as tile_scores() requires.
+/// A warp transposes a row of x to column r of a tile, as the metric compares it. Channels up to a multiple of four,
+/// and a row that does not exist, are zeros, as tile_scores() requires.
 __device__ __forceinline__ void tile_row(const float* row, bool exists, int dim, VqMetric metric, float* tile, int r) {
   const float scale = exists && metric == VqMetric::cosine ? inverse_norm(row, dim) : 1.0f;
   for (int d = static_cast<int>(threadIdx.x) % 32; d < (dim + 3) / 4 * 4; d += 32)
