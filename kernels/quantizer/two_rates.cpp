@@ -61,6 +61,7 @@ void rest_backward(Context& ctx, const RestBackward& a) {
     if (on_cuda(ctx)) return cuda::rest_backward(ctx, a);
   // An item is passed or not as a whole, because its number of stages decides. An item without a rest has the gradient
   // 0: there is nothing to add, but without `add` zeros must be written.
+  if (a.dy.elements() == 0) return;
   const int64_t per_item = a.dy.elements() / a.dy.shape.batch;
   for (int64_t b = 0; b < a.dy.shape.batch; ++b) {
     const int64_t first = b * per_item;

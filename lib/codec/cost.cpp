@@ -28,7 +28,8 @@ void add_optimizer(std::vector<CostRow>& rows, const std::string& name, const Pa
                    bool averaged) {
   double weights = 0, gains = 0, rows_of_weights = 0, trained = 0;
   for (const Weight& w : parameters.weights()) {
-    weights += static_cast<double>(w.shape.elements()), rows_of_weights += static_cast<double>(w.shape.batch);
+    weights += static_cast<double>(w.shape.elements());
+    rows_of_weights += static_cast<double>(w.v->stored[0]) * static_cast<double>(w.v->names.size());
     if (w.g != nullptr) gains += static_cast<double>(w.g->shape.elements());
   }
   for (const Parameter& p : parameters.all())

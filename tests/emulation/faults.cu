@@ -114,6 +114,27 @@ __global__ void device_overrun_kernel(const float* x, float* y) {
   y[threadIdx.x + (threadIdx.x + 1 == blockDim.x ? 1 : 0)] = x[threadIdx.x];
 }
 
+/// Two bytes at an odd address, the second of them beyond the buffer.
+__global__ void odd_overrun_kernel(const float* x, float* y) {
+  y[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x + 1 == blockDim.x)
+    std::memcpy(reinterpret_cast<char*>(y + blockDim.x) - 1, reinterpret_cast<const char*>(x) + 1, 2);
+}
+
+/// One line, two arrays on a device: the emulator would give both the memory of the first.
+template <int count>
+__device__ float* array_of() {
+  NACRE_SHARED(float, shared, count);
+  return shared;
+}
+__global__ void two_arrays_of_one_line_kernel(const float* x, float* y) {
+  float *const small = array_of<1024>(), *const large = array_of<2048>();
+  small[threadIdx.x] = x[threadIdx.x];
+  large[threadIdx.x] = x[threadIdx.x];
+  y[threadIdx.x] = small[threadIdx.x] + large[threadIdx.x];
+}
+
 /// Two blocks write one address.
 template <bool with_atomics>
 __global__ void one_address_kernel(const float* x, float* y) {
@@ -160,6 +181,8 @@ int run(const std::string& kind, unsigned threads) {
                            {"unset_shared", unset_shared_kernel},
                            {"shared_overrun", shared_overrun_kernel},
                            {"device_overrun", device_overrun_kernel},
+                           {"odd_overrun", odd_overrun_kernel},
+                           {"two_arrays_of_one_line", two_arrays_of_one_line_kernel},
                            {"one_address", one_address_kernel<false>, 2},
                            {"ignored_source", ignored_source_kernel<-16>},
                            {"ignored_odd_source", ignored_source_kernel<-1>},

@@ -159,6 +159,20 @@ TEST_CASE("two rates: do not allocate and do not depend on threads", "[two_rates
   }
 }
 
+TEST_CASE("two rates of no items", "[two_rates]") {
+  const Shape none{.batch = 0, .time = 5, .channels = 3};
+  for (Device device : devices()) {
+    Case c("two rates of no items", device, none);
+    const View<float> empty(nullptr, none);
+    const View<int32_t> nothing(nullptr, {.batch = 0, .time = 5, .channels = 4});
+    rest(c.ctx, {.z = empty, .p = empty, .y = empty});
+    rest_backward(
+        c.ctx, {.dy = empty, .stages = View<int32_t>(nullptr, {.batch = 1, .channels = 0}), .dz = empty, .dp = empty});
+    copy_columns(c.ctx, {.x = nothing, .y = nothing, .columns = 4});
+    CHECK_NOTHROW(c.ctx.synchronize());
+  }
+}
+
 TEST_CASE("two rates: names what does not fit", "[two_rates]") {
   Case c("two_rates shapes", devices().front(), {});
   auto &a = c.random("a", {2, 3, 1, 4}, -1, 1), &b = c.random("b", {2, 3, 1, 5}, -1, 1);

@@ -41,8 +41,8 @@ struct TrainerOptions {
   std::string experiment_name;
   std::FILE* out = stdout;  ///< receives reports
   std::FILE* progress = stderr;
-  /// A signal handler sets it to the signal's number. The current step is completed, the state saved, and train()
-  /// returns.
+  /// A signal handler sets it to the signal's number. The state is saved, and train() returns. The step that runs at
+  /// that time counts if the device completes it; on the CPU it is abandoned, and the state is that before it.
   const std::atomic<int>* stop = nullptr;
   /// train() keeps it true while the process could exit at once without losing anything, that is before training
   /// begins. A signal handler may then exit, so that the user need not wait for a long file or for clustering.

@@ -73,8 +73,9 @@ class TrainingStep {
   /// of labels than batch().
   void set_labels(std::span<const int32_t> labels);
   /// Initialises the codebooks from data: k-means over the latents of batches that `next_batch` loads, until `rows`
-  /// frames are gathered; then moving-average updates, batch by batch, over about `average_rows` further frames
-  /// (padding of short clips included). Called once, before the first step. Not captured.
+  /// positions of the latent are gathered; then moving-average updates, batch by batch, over about `average_rows`
+  /// further positions (padding of short clips included). With one rate, a position is a frame. Called once, before the
+  /// first step. Not captured.
   void start_codebooks(const std::function<void()>& next_batch, int64_t rows, int64_t average_rows = 0,
                        const StartProgress& = {});
   void set_learning_rate(double);

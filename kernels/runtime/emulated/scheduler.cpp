@@ -417,7 +417,14 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
   Scheduler& s = scheduler();
   for (const auto& a : s.arrays)
     // The first thread that reaches the array makes it; all other threads and blocks of the launch find it.
-    if (a.line == line && a.file == file) return s.shared + a.offset;
+    if (a.line == line && a.file == file) {
+      // The place in the source is the array's name. On a device, each instantiation of a template has its own array.
+      if (a.bytes != bytes)
+        fail("has two shared arrays at " + std::string(file) + ":" + std::to_string(line) + ", of " +
+             std::to_string(a.bytes) + " and " + std::to_string(bytes) +
+             " bytes: the emulator needs a line of its own for each, so do not instantiate that function twice");
+      return s.shared + a.offset;
+    }
   const size_t offset = (s.shared_used + alignment - 1) / alignment * alignment;
   s.shared_used = offset + bytes + shared_gap;
   s.static_bytes += bytes;

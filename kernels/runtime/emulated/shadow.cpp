@@ -257,8 +257,16 @@ void shadow_shared(const void* at, size_t bytes) {
   const size_t first = static_cast<size_t>(static_cast<const std::byte*>(at) - shared_begin) / grain;
   for (size_t i = 0; i < (bytes + grain - 1) / grain; ++i) shared_array_of[first + i] = launch_number;
 }
-void shadow_write(void* at, size_t bytes) { touch<true>(at, bytes); }
-void shadow_read(const void* at, size_t bytes) { touch<false>(at, bytes); }
+namespace {
+/// touch() of any address. An odd one lies in the middle of a cell, which is then touched as a whole.
+template <bool writes>
+void touch_unaligned(const void* address, size_t bytes) {
+  const size_t before = reinterpret_cast<uintptr_t>(address) % grain;
+  touch<writes>(static_cast<const std::byte*>(address) - before, bytes + before);
+}
+}  // namespace
+void shadow_write(void* at, size_t bytes) { touch_unaligned<true>(at, bytes); }
+void shadow_read(const void* at, size_t bytes) { touch_unaligned<false>(at, bytes); }
 void shadow_pending(void* at, size_t bytes, bool pending) {
   const auto* p = static_cast<const std::byte*>(at);
   if (p < shared_begin || p >= shared_begin + shared_bytes) return;
@@ -298,12 +306,12 @@ void watched_release(void* p, size_t bytes) {
 #if defined(NACRE_WATCH)
 extern "C" {
 // Each instantiates touch() with a constant size, so that its loops have a known length.
-#define NACRE_ACCESS(bytes)                                                                \
-  void __tsan_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); }           \
-  void __tsan_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); }           \
-  void __tsan_unaligned_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); } \
-  void __tsan_unaligned_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); } \
-  void __tsan_volatile_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); }  \
+#define NACRE_ACCESS(bytes)                                                                 \
+  void __tsan_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); }            \
+  void __tsan_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); }            \
+  void __tsan_unaligned_read##bytes(void* p) { nacre::emulation::shadow_read(p, bytes); }   \
+  void __tsan_unaligned_write##bytes(void* p) { nacre::emulation::shadow_write(p, bytes); } \
+  void __tsan_volatile_read##bytes(void* p) { nacre::emulation::touch<false>(p, bytes); }   \
   void __tsan_volatile_write##bytes(void* p) { nacre::emulation::touch<true>(p, bytes); }
 NACRE_ACCESS(1)
 NACRE_ACCESS(2)
