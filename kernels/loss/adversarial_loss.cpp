@@ -6,6 +6,10 @@
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
+// adversarial_loss on the CPU (contract: nacre/ops/adversarial_loss.h; the terms of a logit: adversarial.h; twin:
+// adversarial_loss.cu). Logits are divided into halves, judged real and fake, and each half into parts of 32768 logits.
+// A part writes its gradient, its loss and its number of right judgements; losses and counts of the parts are added in
+// order. The loss of a generator has one half, whose logits should be judged real.
 namespace nacre {
 namespace cuda {
 Shape adversarial_loss_scratch(Shape);
@@ -16,11 +20,13 @@ void generator_loss(Context&, const GeneratorLoss<T>&);
 }  // namespace cuda
 namespace {
 
+/// Sums over the logits of a part.
 struct Part {
   double loss = 0;
   int64_t right = 0;
 };
-/// The sum over n logits in 16 lanes, and, with_gradient, the gradient, which may be the logits.
+/// The sum over n logits in 16 lanes, and, with_gradient, the gradient, which may be the logits. Element i goes to lane
+/// i % 16, also behind the last whole vector, so the order depends on n alone.
 template <AdversarialKind kind, bool with_gradient, class T>
 NACRE_INLINE Part add_part(const T* logits, T* gradient, int64_t n, bool real, float scale) {
   double losses[16] = {};
@@ -38,6 +44,7 @@ NACRE_INLINE Part add_part(const T* logits, T* gradient, int64_t n, bool real, f
   for (int64_t i = n / 16 * 16; i < n; ++i) element(i, i % 16);
   return {std::accumulate(losses, losses + 16, 0.0), std::accumulate(right, right + 16, int64_t{0})};
 }
+// One function per kind and type, since NACRE_CLONES needs plain functions; each with and without gradient.
 #define NACRE_LOOP(T, kind)                                                                                  \
   NACRE_CLONES Part kind##_part(const T* logits, T* gradient, int64_t n, bool real, float scale) {           \
     return gradient == nullptr ? add_part<AdversarialKind::kind, false, T>(logits, gradient, n, real, scale) \
@@ -50,6 +57,7 @@ NACRE_INLINE Part add_part(const T* logits, T* gradient, int64_t n, bool real, f
 NACRE_LOOPS(float)
 NACRE_LOOPS(bf16)
 
+/// The loop of a kind. `rule` is a result of adversarial_rule.
 template <class T>
 Part part_of(AdversarialKind rule, const T* logits, T* gradient, int64_t n, bool real, float scale) {
   switch (rule) {
@@ -74,6 +82,7 @@ Result run(Context& ctx, View<const T> logits, View<T> gradient, float* scratch,
   const int64_t n = logits.elements() / halves, parts = sum_parts(n);
   const float scale = adversarial_scale(kind, weight, n);
   const AdversarialKind rule = adversarial_rule(kind, halves);
+  // Scratch: [halves][parts] losses, then as many counts, all as doubles.
   float* const counts = scratch + partial_floats(halves * parts);
   parallel_parts(ctx, halves * parts, [&](int64_t index) {
     const int64_t half = index / parts, begin = index % parts * sum_part, at = half * n + begin;
@@ -84,6 +93,7 @@ Result run(Context& ctx, View<const T> logits, View<T> gradient, float* scratch,
     put_partial(scratch, index, part.loss);
     put_partial(counts, index, static_cast<double>(part.right));
   });
+  // Each half has a mean of its own. Without logits all results are 0.
   Result r;
   for (int half = 0; half < halves && n > 0; ++half) {
     const int64_t first = partial_floats(half * parts);

@@ -3,12 +3,15 @@
 #include "loss/adversarial.h"
 #include "runtime/partials.cuh"
 
+// adversarial_loss on the device (contract: nacre/ops/adversarial_loss.h; the terms of a logit: adversarial.h; twin:
+// adversarial_loss.cpp).
 // Two launches: parts of 4096 logits with their gradient, each of one half of the batch; then the sums of the parts. A
 // discriminator may have only a few hundred logits, and then launches take all of the time: if a half has one part, one
 // block does everything.
 namespace nacre::cuda {
 namespace {
 
+/// Arguments of the kernels. Null: absent (gradient, right).
 template <class T>
 struct Judged {
   const T* logits;
@@ -20,6 +23,7 @@ struct Judged {
   bool add_loss;
 };
 
+/// Sums over the logits of a part.
 struct Part {
   double loss;
   int right;
@@ -45,6 +49,7 @@ __device__ __forceinline__ Part add_part(const Judged<T>& a, int64_t half, int64
     for (int i = 0; i < P; ++i) {
       const AdversarialTerm term = adversarial_term<kind>(x.v[i], half == 0, a.scale);
       g.v[i] = term.gradient;
+      // Elements beyond the end were loaded as zeros, whose term need not be 0.
       if (offset + i >= n) continue;
       sum += term.loss;
       right += term.right ? 1 : 0;
@@ -58,6 +63,8 @@ __device__ __forceinline__ Part add_part(const Judged<T>& a, int64_t half, int64
   return {block_sum<sum_threads>(sum, sums), block_sum<sum_threads>(right, counts)};
 }
 
+/// One part per block, those of the first half first. Scratch: [halves][parts] losses, then as many counts, all as
+/// doubles.
 template <class T, AdversarialKind kind, bool aligned>
 __global__ void __launch_bounds__(sum_threads) adversarial_loss_kernel(Judged<T> a) {
   NACRE_SHARED(double, sums, sum_threads / 32);
@@ -84,6 +91,7 @@ __global__ void __launch_bounds__(sum_threads, 4) adversarial_loss_short_kernel(
   if (threadIdx.x == 0) a.loss[0] = (a.add_loss ? a.loss[0] : 0.0f) + static_cast<float>(loss);
 }
 
+/// One block adds the parts of each half, loss = sum of the means of the halves, right = fraction of each half.
 template <class T>
 __global__ void __launch_bounds__(sum_threads) adversarial_loss_sum_kernel(Judged<T> a) {
   NACRE_SHARED(double, buffer, sum_threads / 32);
@@ -101,6 +109,7 @@ __global__ void __launch_bounds__(sum_threads) adversarial_loss_sum_kernel(Judge
 
 template <class T, AdversarialKind kind>
 void run(Context& ctx, const Judged<T>& a) {
+  // Packs need both halves to begin at a multiple of 16 bytes.
   const bool aligned = aligned16(a.logits) && aligned16(a.gradient) && (a.halves == 1 || a.n % pack_size<T> == 0);
   if (a.parts == 1)
     return launch(

@@ -5,6 +5,9 @@
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
+// balancer on the CPU (formulas and contract: nacre/ops/balancer.h; twin: balancer.cu). Four steps: the norm of each
+// gradient, from sums of squares over parts; moving averages and the factor of each gradient; the shares; the sum of
+// the gradients times their factors.
 namespace nacre {
 namespace cuda {
 Shape balancer_scratch(Shape gradient, int count, BalancerNorm);
@@ -14,10 +17,13 @@ namespace {
 
 constexpr int64_t block = 1024;  // samples summed before they are stored, so that `gradient` may be one of the inputs
 
+// sum += factor g
 NACRE_CLONES void add_term(const float* __restrict g, float* __restrict sum, int64_t n, float factor) {
   for (int64_t i = 0; i < n; ++i) sum[i] += factor * g[i];
 }
 
+// gradient = sum over i of factors[i] gradients[i], on [begin, end), in the order of the losses. A factor of 0 skips
+// its gradient, because 0 times NaN would be NaN.
 void add_terms(const Balancer& a, const float* factors, int64_t begin, int64_t end) {
   float sum[block];
   for (int64_t at = begin; at < end; at += block) {
@@ -36,6 +42,7 @@ struct Items {
       : count(norm == BalancerNorm::item ? std::max<int64_t>(s.batch, 1) : 1), elements(s.elements() / count) {}
   int64_t parts() const { return sum_parts(elements); }
 };
+/// The mean of the L2 norms of the items. scratch: [items][parts] partial sums of squares.
 double norm_of(Context& ctx, const float* g, const Items& items, float* scratch) {
   const int64_t n = items.elements, parts = items.parts();
   parallel_parts(ctx, items.count * parts, [&](int64_t index) {
@@ -48,12 +55,13 @@ double norm_of(Context& ctx, const float* g, const Items& items, float* scratch)
   return sum / static_cast<double>(items.count);
 }
 
-/// The product of two floats is exact.
+/// The weight of loss i times its gate. In double the product of two floats is exact.
 double weight_of(const Balancer& a, int i) {
   const double weight = static_cast<double>(a.weights[i]);
   return a.gates ? weight * static_cast<double>(a.gates[i]) : weight;
 }
-/// Updates the moving averages and computes the factor of each gradient.
+/// Updates the moving averages and computes the factor of each gradient: total_norm share / (mean + eps), where share
+/// is the part of its weight in the sum of all weights; without balancing the weight itself.
 void find_factors(const Balancer& a, const double* norms, float* factors) {
   double total_weight = 0;
   for (int i = 0; i < a.count; ++i) total_weight += weight_of(a, i);
@@ -75,6 +83,7 @@ void find_factors(const Balancer& a, const double* norms, float* factors) {
   }
 }
 
+/// shares[i] = |factor_i| norm_i over the sum of these; all 0 if the sum is 0.
 void find_shares(const Balancer& a, const double* norms, const float* factors) {
   double terms[balancer_max], total = 0;
   for (int i = 0; i < a.count; ++i) {

@@ -4,6 +4,7 @@
 
 #include "runtime/partials.cuh"
 
+// balancer on the device (formulas and contract: nacre/ops/balancer.h; twin: balancer.cpp).
 // Three launches: sums of squares of 4096 samples of each gradient (of one item, if norms are taken by item); one warp
 // per gradient adds them, and one thread computes the factors and updates the averages; the weighted sum. 8 count + 4
 // bytes per sample: 34 MB and 8 us at the copy rate for three losses on 72 x 16896 samples.
@@ -19,6 +20,8 @@ Items items_of(Shape s, BalancerNorm norm) {
   return {count, n, sum_parts(n)};
 }
 
+/// One part of one gradient per block: grid.x runs over [items][parts], grid.y over gradients. `aligned`: parts begin
+/// at multiples of 16 bytes.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) balancer_norms_kernel(Balancer a, Items items) {
   NACRE_SHARED(double, sums, sum_threads / 32);
@@ -67,6 +70,7 @@ __device__ void find_factors(const Balancer& a, const double* norms, float* fact
   }
 }
 __device__ void find_shares(const Balancer& a, const double* norms, const float* factors) {
+  // A factor of 0 counts as a share of 0, also where the norm is infinite.
   const auto term = [&](int i) { return factors[i] != 0 ? fabs(static_cast<double>(factors[i])) * norms[i] : 0; };
   double total = 0;
   for (int i = 0; i < a.count; ++i) total += term(i);
@@ -82,6 +86,8 @@ __device__ double norm_of(const float* scratch, const Items& items, int lane) {
   return warp_sum(sum) / static_cast<double>(items.count);
 }
 
+/// One block: norms, moving averages, factors and shares. `factors` [count] go to the scratch, where balancer_kernel
+/// reads them.
 __global__ void __launch_bounds__(32 * balancer_max) balancer_factors_kernel(Balancer a, Items items, float* factors) {
   NACRE_SHARED(double, norms, balancer_max);
   NACRE_SHARED(float, shared_factors, balancer_max);
@@ -136,6 +142,7 @@ Shape balancer_scratch(Shape gradient, int count, BalancerNorm norm) {
 void balancer(Context& ctx, const Balancer& a) {
   const int64_t n = a.gradient.shape.elements();
   const Items items = items_of(a.gradient.shape, a.norm);
+  // Packs of the whole batch need aligned addresses; those of the norms need items of whole packs, too.
   bool aligned = aligned16(a.gradient.data);
   for (int i = 0; i < a.count; ++i) aligned = aligned && aligned16(a.gradients[static_cast<size_t>(i)].data);
   float* const factors = a.scratch.data + 2 * a.count * items.count * items.parts;

@@ -4,6 +4,10 @@
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
+// feature_loss on the CPU (contract: nacre/ops/feature_loss.h; the loops over elements: distance.h; twin:
+// feature_loss.cu). The parts of all pairs are numbered through and run in one parallel loop, so that small activations
+// do not leave threads idle. Relative losses take one pass more: it gives the mean of |real|, the divisor, on which the
+// scale of the gradient depends.
 namespace nacre {
 namespace cuda {
 Shape feature_loss_scratch(int64_t elements, int count, bool relative);
@@ -12,6 +16,7 @@ void feature_loss(Context&, const FeatureLoss<T>&);
 }  // namespace cuda
 namespace {
 
+// NACRE_CLONES needs plain functions, one per type.
 #define NACRE_LOOPS(T)                                                                                   \
   NACRE_CLONES double sum_loop(const T* fake, const T* real, int64_t n) {                                \
     return distance_part<false, false, T>(fake, real, nullptr, n, 0);                                    \
@@ -53,12 +58,14 @@ void feature_loss(Context& ctx, const FeatureLoss<T>& a) {
   int64_t first[feature_loss_max + 1] = {};  // the first part of each pair
   for (int i = 0; i < a.count; ++i)
     first[i + 1] = first[i] + sum_parts(a.pairs[static_cast<size_t>(i)].real.elements());
+  // The last pair that begins at the part or before it: a pair without elements begins where the next one does.
   const auto pair_of = [&](int64_t part) { return std::upper_bound(first, first + a.count, part) - first - 1; };
   /// The sum of pair i from the parts in scratch, over its elements.
   const auto mean_of = [&](int i) {
     return add_partials(a.scratch.data + partial_floats(first[i]), first[i + 1] - first[i]) /
            static_cast<double>(a.pairs[static_cast<size_t>(i)].real.elements());
   };
+  // 1 unless the loss is relative, also for pairs without elements.
   double divisors[feature_loss_max];
   std::fill(divisors, divisors + feature_loss_max, 1.0);
   if (a.relative) {
@@ -81,6 +88,7 @@ void feature_loss(Context& ctx, const FeatureLoss<T>& a) {
         a.scratch.data, part,
         pair.gradient ? gradient_loop(fake, real, pair.gradient.data + begin, n, scale) : sum_loop(fake, real, n));
   });
+  // Pairs without elements have no mean and add nothing.
   double loss = 0;
   for (int i = 0; i < a.count; ++i)
     if (first[i + 1] > first[i]) loss += mean_of(i) / divisors[i];

@@ -3,9 +3,12 @@
 #include "loss/distance.h"
 #include "runtime/partials.cuh"
 
+// feature_loss on the device (contract: nacre/ops/feature_loss.h; twin: feature_loss.cpp).
 // Two launches for all pairs: parts of 4096 elements with their gradient, each of one pair; then the sums of the parts,
 // pair by pair. Bound by memory: 12 bytes per element with gradient, 6 in bf16. Relative losses have two launches
 // before them: sums of the magnitudes of the real activations by part, then the divisors of all pairs.
+// Scratch, in floats: [2 blocks] sums of distances; then, for relative losses, [2 blocks] sums of magnitudes, [2 count]
+// divisors, [count] scales. All but the scales are doubles.
 namespace nacre::cuda {
 namespace {
 
@@ -37,9 +40,10 @@ __device__ __forceinline__ int pair_of(const Pairs<T>& a, int block) {
   return pair;
 }
 
-/// Thread i takes a pack of each 256 packs, aligned or not, so that the order of the sum does not depend on addresses.
-/// All loads come before the first store: the gradient may be the fake activation, so the compiler cannot move them.
-/// Four blocks per multiprocessor leave 64 registers; without that bound ptxas takes 48 and spills.
+/// Distances and gradient of one part per block. Thread i takes a pack of each 256 packs, aligned or not, so that the
+/// order of the sum does not depend on addresses. All loads come before the first store: the gradient may be the fake
+/// activation, so the compiler cannot move them. Four blocks per multiprocessor leave 64 registers; without that bound
+/// ptxas takes 48 and spills.
 template <class T>
 __global__ void __launch_bounds__(sum_threads, 4) feature_loss_kernel(Pairs<T> a, float* scratch) {
   NACRE_SHARED(double, sums, sum_threads / 32);
@@ -55,6 +59,8 @@ __global__ void __launch_bounds__(sum_threads, 4) feature_loss_kernel(Pairs<T> a
   T* const gradient = pair.gradient == nullptr ? nullptr : pair.gradient + begin;
   const auto offset = [](int step) { return (step * sum_threads + static_cast<int>(threadIdx.x)) * P; };
   Pack<T> r[steps], f[steps];
+  // A full part in packs: all loads of `real` and of `fake` are in flight together. The other branch gives zeros beyond
+  // the end, whose difference is 0.
   if (aligned && n == sum_part) {
 #pragma unroll
     for (int step = 0; step < steps; ++step) r[step] = load_pack(real + offset(step));

@@ -4,6 +4,8 @@
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
+// waveform_loss on the CPU (contract: nacre/ops/waveform_loss.h; the loops over samples: distance.h; twin:
+// waveform_loss.cu).
 namespace nacre {
 namespace cuda {
 Shape waveform_loss_scratch(Shape);
@@ -11,6 +13,7 @@ void waveform_loss(Context&, const WaveformLoss&);
 }  // namespace cuda
 namespace {
 
+// NACRE_CLONES needs plain functions: sum of |e - t| or of (e - t)^2, without and with gradient.
 NACRE_CLONES double l1_part(const float* e, const float* t, int64_t n) {
   return distance_part<false, false, float>(e, t, nullptr, n, 0);
 }
@@ -47,6 +50,7 @@ void waveform_loss(Context& ctx, const WaveformLoss& a) {
   // Parts begin anew with each item, so that the valid samples of an item are a prefix of its parts. The weight is
   // known before the loop, so loss and gradient take one pass.
   const int64_t frame = s.width * s.channels, per_item = s.time * frame, parts = sum_parts(per_item);
+  // Elements of an item that count.
   const auto valid = [&](int64_t item) {
     return a.lengths ? std::clamp<int64_t>(a.lengths[item], 0, s.time) * frame : per_item;
   };
@@ -55,6 +59,7 @@ void waveform_loss(Context& ctx, const WaveformLoss& a) {
   const double weight = count > 0 ? 1 / static_cast<double>(count) : 0;
   const float scale = static_cast<float>(a.norm == WaveformNorm::l2 ? 2 * weight : weight);
   parallel_parts(ctx, s.batch * parts, [&](int64_t index) {
+    // [begin, end) is the part, and its first n elements count. The others are not read; their gradient is 0.
     const int64_t item = index / parts, begin = index % parts * sum_part;
     const int64_t end = std::min(begin + sum_part, per_item),
                   n = std::clamp<int64_t>(valid(item) - begin, 0, end - begin);

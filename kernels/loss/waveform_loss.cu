@@ -3,11 +3,14 @@
 #include "loss/distance.h"
 #include "runtime/partials.cuh"
 
+// waveform_loss on the device (contract: nacre/ops/waveform_loss.h; twin: waveform_loss.cpp).
 // Two launches: parts of 4096 samples with their gradient, then the sum of the parts. 12 bytes per sample: 14.6 MB for
-// 72 x 16896 samples, 3.4 us at the copy rate.
+// 72 x 16896 samples, 3.4 us at the copy rate. Parts begin anew with each item; `frame` is the number of elements per
+// time step, width x channels.
 namespace nacre::cuda {
 namespace {
 
+/// Elements of an item that count: the first lengths[item] time steps, clamped to [0, time].
 __device__ __forceinline__ int64_t valid_samples(const WaveformLoss& a, int64_t item, int64_t frame) {
   const Shape s = a.estimate.shape;
   if (a.lengths.data == nullptr) return s.time * frame;
@@ -27,8 +30,8 @@ __device__ __forceinline__ double mean_weight(const WaveformLoss& a, int64_t fra
   return count > 0 ? 1 / static_cast<double>(count) : 0;
 }
 
-/// Thread i takes samples 4 i .. 4 i + 3 of each 1024, whether aligned or not, so that the order of the sum does not
-/// depend on addresses.
+/// One part per block. Thread i takes samples 4 i .. 4 i + 3 of each 1024, whether aligned or not, so that the order of
+/// the sum does not depend on addresses.
 template <bool aligned>
 __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss a, int64_t frame, int64_t parts) {
   NACRE_SHARED(double, sums, sum_threads / 32);
@@ -73,6 +76,7 @@ __global__ void __launch_bounds__(sum_threads) waveform_loss_kernel(WaveformLoss
   if (threadIdx.x == 0) put_partial(a.scratch.data, blockIdx.x, sum);
 }
 
+/// One block: loss = the sum of all `parts` parts of all items times the weight of a mean.
 __global__ void __launch_bounds__(sum_threads) waveform_loss_sum_kernel(WaveformLoss a, int64_t frame, int64_t parts) {
   NACRE_SHARED(double, sums, sum_threads / 32);
   NACRE_SHARED(int64_t, counts, sum_threads / 32);

@@ -5,6 +5,8 @@
 #include "runtime/elementwise.h"
 #include "runtime/sums.h"
 
+// AdamW on the CPU (formulas and contract: nacre/ops/adamw.h; twin: adamw.cu and adamw.cuh). The norm of the whole
+// gradient comes first, because the clip factor depends on it; then one pass updates all elements.
 namespace nacre {
 namespace cuda {
 Shape adamw_scratch(Shape value);
@@ -12,11 +14,13 @@ void adamw(Context&, const AdamW&);
 }  // namespace cuda
 namespace {
 
-/// Factors of one step, the same for all elements.
+/// Factors of one step, the same for all elements: clip = that of the gradient, rate = lr / (1 - beta1^step), decay =
+/// lr weight_decay, root_scale = 1 / (1 - beta2^step), ema_rate = 1 - ema_decay.
 struct Step {
   float clip, beta1, beta2, rate, decay, root_scale, eps, ema_rate;
 };
 
+/// The new value of an element; m and v are updated in place.
 NACRE_INLINE float update(float value, float grad, float& m, float& v, const Step& s) {
   const float g = s.clip * grad;
   m = s.beta1 * m + (1.0f - s.beta1) * g;
@@ -35,6 +39,8 @@ NACRE_CLONES void update_ema_loop(float* __restrict value, const float* __restri
   }
 }
 
+/// The factors in double, rounded to float once: in the first steps 1 - beta^step is a difference of nearly equal
+/// numbers. scalars.step already counts this step.
 Step step_of(const AdamW& a, double norm, const AdamWScalars& scalars) {
   const double lr = static_cast<double>(scalars.lr), max_norm = static_cast<double>(a.max_norm);
   const double clip = max_norm > 0 ? std::min(1.0, max_norm / (norm + 1e-6)) : 1.0;
@@ -72,6 +78,7 @@ void adamw(Context& ctx, const AdamW& a) {
   AdamWScalars& scalars = *a.scalars.data;
   const double norm = std::sqrt(sum_of_squares(ctx, a.grad.data, shape.elements(), a.scratch.data));
   scalars.norm = static_cast<float>(norm);
+  // Finite as a float: a norm that overflows a float is skipped as well, as on the device.
   if (!std::isfinite(scalars.norm)) {
     ++scalars.skipped;
     return;

@@ -2,11 +2,15 @@
 
 #include "optimizer/adamw.cuh"
 
-// Three launches without a synchronisation with the host: partial sums of squares; one block that adds them and
-// prepares the step; the update. Bound by memory: 4 bytes per element for the norm, 28 for the update (36 with ema).
+// AdamW on the device (formulas and contract: nacre/ops/adamw.h; twin: adamw.cpp). Three launches without a
+// synchronisation with the host: partial sums of squares; one block that adds them and prepares the step; the update.
+// Bound by memory: 4 bytes per element for the norm, 28 for the update (36 with ema). Scratch: AdamWStep, then the
+// partial sums.
 namespace nacre::cuda {
 namespace {
 
+/// Updates all elements: four per access if `vectorized`, then the rest one by one. A thread reads and writes its own
+/// elements only. All threads take the step from device memory; apply is the same for all.
 template <bool vectorized, bool with_ema>
 __global__ void __launch_bounds__(256) adamw_update_kernel(AdamW a, const AdamWStep* shared_step) {
   const AdamWStep step = *shared_step;
@@ -50,6 +54,7 @@ Shape adamw_scratch(Shape value) {
 void adamw(Context& ctx, const AdamW& a) {
   const int64_t n = a.value.elements(), parts = sum_parts(n);
   auto* const step = reinterpret_cast<AdamWStep*>(a.scratch.data);
+  // An empty block has no scratch: there are no partial sums, and adamw_begin only counts the step.
   float* const partials = n > 0 ? a.scratch.data + adamw_step_floats : nullptr;
   launch(ctx, {.name = "adamw_norm", .grid = static_cast<unsigned>(parts), .block = sum_threads}, adamw_norm_kernel,
          a.grad.data, n, partials);

@@ -6,13 +6,15 @@
 
 namespace nacre::cuda {
 
-/// Factors of one step, the same for all elements. In device memory, because they depend on the gradient's norm.
+/// Factors of one step, the same for all elements; see Step in adamw.cpp. In device memory, because they depend on the
+/// gradient's norm.
 struct AdamWStep {
   float clip, beta1, beta2, rate, decay, root_scale, eps, ema_rate;
   int apply;  ///< 0: the norm was not finite, nothing is updated
 };
-inline constexpr int64_t adamw_step_floats = 16;
+inline constexpr int64_t adamw_step_floats = 16;  ///< of scratch for an AdamWStep
 
+/// What adamw_begin needs of AdamW. A kernel parameter: these do not change between the replays of a captured step.
 struct AdamWHyper {
   float beta1, beta2, eps, weight_decay, max_norm, ema_decay;
 };
@@ -47,6 +49,7 @@ __device__ __forceinline__ void adamw_begin(double square, const AdamWHyper& h, 
   if (out != nullptr) *out = step;
 }
 
+/// The new value of an element; m and v are updated in place. The same statements as in adamw.cpp.
 __device__ __forceinline__ float adamw_update(float value, float grad, float& m, float& v, const AdamWStep& s) {
   const float g = s.clip * grad;
   m = s.beta1 * m + (1.0f - s.beta1) * g;

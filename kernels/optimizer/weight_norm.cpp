@@ -6,6 +6,8 @@
 
 #include "runtime/host.h"
 
+// Weight normalisation on the CPU (formulas and contract: nacre/ops/weight_norm.h; twin: weight_norm.cu). A row is a
+// direction v of `length` elements with a gain g; rows are independent, and run in parallel eight at a time.
 namespace nacre {
 namespace cuda {
 template <class T>
@@ -26,6 +28,7 @@ NACRE_CLONES void products(const float* __restrict a, const float* __restrict b,
     for (int64_t l = 0; l < lanes; ++l) sums[l] += a[i + l] * b[i + l];
   for (int64_t l = 0; l < n - i; ++l) sums[l] += a[i + l] * b[i + l];
 }
+/// Sum of a[i] b[i]: 64 sums in float, added in double.
 double dot(const float* a, const float* b, int64_t n) {
   float sums[lanes];
   products(a, b, n, sums);
@@ -34,12 +37,14 @@ double dot(const float* a, const float* b, int64_t n) {
   return total;
 }
 
+// w = factor v, rounded to the type of w.
 NACRE_CLONES void scale(const float* __restrict v, float factor, int64_t n, float* __restrict w) {
   for (int64_t i = 0; i < n; ++i) w[i] = factor * v[i];
 }
 void scale(const float* v, float factor, int64_t n, bf16* w) {
   for (int64_t i = 0; i < n; ++i) w[i] = to_bf16(factor * v[i]);
 }
+// dv += of_dw dw - of_v v
 NACRE_CLONES void add_gradient(const float* __restrict dw, float of_dw, const float* __restrict v, float of_v,
                                int64_t n, float* __restrict dv) {
   for (int64_t i = 0; i < n; ++i) dv[i] += of_dw * dw[i] - of_v * v[i];
@@ -60,6 +65,7 @@ void check_rows(const char* op, int64_t v, int64_t g, View<const WeightRow> rows
                           std::to_string(g));
 }
 
+// f(row) for all rows, in parallel. Rows do not overlap or share a gain, so f may write to both.
 template <class F>
 void each_row(Context& ctx, View<const WeightRow> rows, F&& f) {
   const int64_t n = rows.elements();
@@ -86,6 +92,7 @@ void weight_norm_forward(Context& ctx, const WeightNormForward<T>& a) {
   check_rows(op, a.v.elements(), a.g.elements(), a.rows);
   each_row(ctx, a.rows, [&](const WeightRow& row) {
     const float* const v = a.v.data + row.offset;
+    // A factor of exactly 1 keeps the bits of v.
     const double factor = row.gain == WeightRow::no_gain ? 1 : a.g[row.gain] * inverse_norm(v, row.length);
     scale(v, static_cast<float>(factor), row.length, a.w.data + row.offset);
   });
@@ -105,7 +112,9 @@ void weight_norm_backward(Context& ctx, const WeightNormBackward& a) {
     float* const dv = a.dv.data + row.offset;
     if (row.gain == WeightRow::no_gain) return add_gradient(dw, 1, v, 0, row.length, dv);
     const double inverse = inverse_norm(v, row.length);
+    // A row without a direction: dv and dg do not change.
     if (inverse == 0) return;
+    // dv += g / |v| (dw - (dg / |v|) v): the part of dw along v changes the gain alone.
     const double dg = dot(dw, v, row.length) * inverse, factor = a.g[row.gain] * inverse;
     a.dg[row.gain] += static_cast<float>(dg);
     add_gradient(dw, static_cast<float>(factor), v, static_cast<float>(factor * dg * inverse), row.length, dv);

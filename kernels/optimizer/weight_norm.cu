@@ -2,11 +2,13 @@
 
 #include "optimizer/weight_norm.cuh"
 
-// One launch for all rows of all layers. Forward moves 8 bytes per weight (6 for bf16) and backward 16, if the second
-// read of a row comes from cache (rows of the supported codecs have at most 48 KB).
+// Weight normalisation on the device (formulas and contract: nacre/ops/weight_norm.h; rows and teams: weight_norm.cuh;
+// twin: weight_norm.cpp). One launch for all rows of all layers. Forward moves 8 bytes per weight (6 for bf16) and
+// backward 16, if the second read of a row comes from cache (rows of the supported codecs have at most 48 KB).
 namespace nacre::cuda {
 namespace {
 
+/// w = g v / |v|, or v without a gain (factor 1, which keeps the bits).
 template <class T>
 __global__ void __launch_bounds__(row_threads) weight_norm_forward_kernel(WeightNormForward<T> a, int per_block) {
   each_row(a.rows, per_block, [&](const auto& team, int64_t, const WeightRow& row) {
@@ -18,6 +20,9 @@ __global__ void __launch_bounds__(row_threads) weight_norm_forward_kernel(Weight
   });
 }
 
+/// dv += of_dw dw - of_v v, where of_dw = g / |v| and of_v = g / |v| dg / |v|; dg += dw . v / |v|. Without a gain of_dw
+/// = 1 and of_v = 0. row_dot gives all threads of the team the same sums, so they leave together if the row has no
+/// direction.
 template <class Team>
 __device__ __forceinline__ void backward_row(const WeightNormBackward& a, const Team& team, const WeightRow& row) {
   const float *const v = a.v.data + row.offset, *const dw = a.dw.data + row.offset;
@@ -28,6 +33,7 @@ __device__ __forceinline__ void backward_row(const WeightNormBackward& a, const 
   if (has_gain) {
     const double inverse = inverse_norm(row_dot(team, v, v, row.length));
     const double dot = row_dot(team, dw, v, row.length);
+    // A row without a direction: dv and dg do not change.
     if (inverse == 0) return;
     dg = dot * inverse;
     const double factor = static_cast<double>(a.g.data[row.gain]) * inverse;

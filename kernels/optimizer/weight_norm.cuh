@@ -67,6 +67,8 @@ __device__ __forceinline__ void each_short_row(View<const WeightRow> rows, int p
   const WeightRow row = rows.data[index];
   if (row.length <= warp_row) work(RowTeam<32>{.buffer = nullptr, .shared_value = nullptr}, index, row);
 }
+/// Calls work(team, index, row) for all rows of this block: the long ones by the whole block, one after the other, then
+/// the short ones by a warp each.
 template <class F>
 __device__ __forceinline__ void each_row(View<const WeightRow> rows, int per_block, F&& work) {
   each_long_row(rows, per_block, work);

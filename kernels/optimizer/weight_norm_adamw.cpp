@@ -2,6 +2,9 @@
 
 #include "runtime/host.h"
 
+// The end of a training step on the CPU: weight_norm_backward, adamw and weight_norm_forward in sequence
+// (contract: nacre/ops/weight_norm_adamw.h; the fused kernels of the device: weight_norm_adamw.cu). The block of
+// parameters is [directions | gains | rest].
 namespace nacre {
 namespace cuda {
 Shape weight_norm_adamw_scratch(Shape value, int64_t directions, int64_t gains, int64_t rows);
@@ -38,6 +41,7 @@ void weight_norm_adamw(Context& ctx, const WeightNormAdamW<T>& a) {
   auto* const grad = const_cast<float*>(a.adamw.grad.data);
   const View<float> dv(grad, weights), dg(grad + a.directions, {.channels = a.gains});
   const View<const float> v(a.adamw.value.data, weights), g(a.adamw.value.data + a.directions, {.channels = a.gains});
+  // weight_norm_backward adds to dv and dg. The gradients of the rest are in `grad` already.
   ctx.zero(dv);
   ctx.zero(dg);
   weight_norm_backward(ctx, {.v = v, .g = g, .rows = a.rows, .dw = a.dw, .dv = dv, .dg = dg});

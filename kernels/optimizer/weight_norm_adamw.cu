@@ -10,8 +10,10 @@
 //   rows, short_rows         update of long and of short rows, and their new weights
 //   rest                     update of the rest
 //
-// |dv|^2 = (g / |v|)^2 (|dw|^2 - dg^2), so the gradient of a direction is never stored. A row stays in registers
-// between its update and its new norm. A row without a gain has g / |v| = 1 and dg = 0: dv = dw.
+// With dg = dw . v / |v| and dv = g / |v| (dw - dg v / |v|), |dv|^2 = (g / |v|)^2 (|dw|^2 - dg^2): the norm of the
+// gradient needs no dv, which is never stored. A row stays in registers between its update and its new norm. A row
+// without a gain has g / |v| = 1 and dg = 0: dv = dw.
+// Scratch, in floats: [16] AdamWStep, [4 rows] RowSums, [2 (rows + blocks of the rest)] partial sums of squares.
 namespace nacre::cuda {
 namespace {
 
@@ -22,6 +24,8 @@ struct RowSums {
 };
 static_assert(sizeof(RowSums) == 16);
 
+/// One row: sums[index] for the update, and partials[index] = |dv|^2 + dg^2, its part of the squared norm. A row
+/// without a direction has no gradient.
 template <class Team, class T>
 __device__ __forceinline__ void norm_row(const WeightNormAdamW<T>& a, const Team& team, int64_t index,
                                          const WeightRow& row, RowSums* sums, float* partials) {
@@ -51,6 +55,7 @@ __device__ __forceinline__ void norm_row(const WeightNormAdamW<T>& a, const Team
     put_partial(partials, index, dd);
     return;
   }
+  // across = |dw|^2 - dg^2: the square of the part of dw that is perpendicular to v.
   const double inverse = inverse_norm(vv), dg = vd * inverse;
   const double factor = static_cast<double>(a.adamw.value.data[a.directions + row.gain]) * inverse;
   const double across = dd - dg * dg;
@@ -70,6 +75,9 @@ __global__ void __launch_bounds__(row_threads)
 constexpr int register_packs = 7;  // per thread: rows up to 7168 weights are read once, longer ones again from L2
 static_assert(warp_row == register_packs * 32 * 4);
 
+/// AdamW for one row and its gain, then w = g v / |v| from the new values. In order: the update of v, whose new
+/// elements stay in registers and are summed in `square`; the sum over the team; the update of the gain by thread 0,
+/// which shares the new factor; w by all threads. `square` is rounded as in row_dot (see add_products).
 /// vectorized: the row is accessed four elements at a time.
 template <bool vectorized, bool with_ema, class Team, class T>
 __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Team& team, const WeightRow& row,
@@ -116,8 +124,10 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
     const int64_t i = (int64_t{team.thread} + k * threads) * size;
     in_registers[k] = i < row.length ? update(i) : Pack<float>{};
   }
+  // Elements that the registers do not hold: updated here, and read again below by the thread that stored them.
   const int64_t beyond = (int64_t{team.thread} + register_packs * threads) * size;
   for (int64_t i = beyond; i < row.length; i += threads * size) update(i);
+  // The norm of the new direction.
   const double inverse = inverse_norm(team.sum(static_cast<double>(square)));
   float scale = 1;
   if (gain_at >= a.directions && team.thread == 0) {
@@ -130,6 +140,7 @@ __device__ __forceinline__ void update_row(const WeightNormAdamW<T>& a, const Te
     }
     scale = static_cast<float>(static_cast<double>(gain) * inverse);
   }
+  // From thread 0, which alone has the new gain; 1 without a gain.
   scale = team.shared(scale);
   T* const w = a.w.data + row.offset;
   const auto write = [&](int64_t i, Pack<float> x) {
@@ -182,6 +193,7 @@ __global__ void __launch_bounds__(row_threads, long_rows ? 3 : 2)
     each_short_row(a.rows, per_block, work);
 }
 
+/// Plain AdamW for the elements from `first` on, which belong to no row.
 template <bool with_ema>
 __global__ void __launch_bounds__(256) update_rest_kernel(AdamW a, int64_t first, const AdamWStep* shared_step) {
   const AdamWStep step = *shared_step;

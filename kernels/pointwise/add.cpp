@@ -2,6 +2,8 @@
 
 #include "runtime/elementwise.h"
 
+// Sum of two activations, and accumulation, on the CPU (contract: nacre/ops/add.h; twin: add.cu). Sums are formed in
+// float and rounded once.
 namespace nacre {
 namespace cuda {
 template <class T>
@@ -42,6 +44,7 @@ void accumulate(Context& ctx, const Accumulate<T>& a) {
   parallel_elements(ctx, a.y.elements(), [&](int64_t begin, int64_t end) {
     if (a.add)
       add_loop(a.y.data + begin, a.x.data + begin, a.y.data + begin, end - begin);
+    // A buffer is its own copy already.
     else if (a.x.data != a.y.data)
       std::copy(a.x.data + begin, a.x.data + end, a.y.data + begin);
   });

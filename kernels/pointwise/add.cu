@@ -2,6 +2,8 @@
 
 #include "runtime/elementwise.cuh"
 
+// Sum of two activations, and accumulation, by the kernel of runtime/elementwise.cuh (contract: nacre/ops/add.h; twin:
+// add.cpp). The functors get (a, b, out); those that an op does not read are 0.
 namespace nacre::cuda {
 namespace {
 

@@ -2,6 +2,9 @@
 
 #include "runtime/host.h"
 
+// Average pooling along time on the CPU (formulas and contract: nacre/ops/average_pool.h; twin: average_pool.cu).
+// Windows in the middle lie inside x and have the same count, so a tap of all of them is one loop with a constant
+// stride; the few windows at the edges are processed one by one.
 namespace nacre {
 namespace cuda {
 void average_pool_forward(Context&, const AveragePoolForward&);
@@ -12,6 +15,7 @@ namespace {
 // Positions of y (forward) or x (backward) that a thread computes at once: they are in cache while taps are added.
 constexpr int64_t chunk = 1024;
 
+// A padding of at most taps / 2 leaves every window at least one position of x.
 void expect_geometry(const char* op, const char* argument, Shape x, const AveragePoolGeometry& g) {
   if (g.taps < 1 || g.stride < 1 || g.padding < 0 || g.padding > g.taps / 2)
     throw_usage(op, "taps are " + std::to_string(g.taps) + ", stride is " + std::to_string(g.stride) +
@@ -29,10 +33,12 @@ struct Item {
 
   Item(Shape x, Shape y, const AveragePoolGeometry& geometry)
       : time(x.time), length(y.time), inner(x.width * x.channels), g(geometry) {
+    // whole: the first window that does not begin before x. partial: the first one after it that ends beyond x.
     whole = std::min(length, (g.padding + g.stride - 1) / g.stride);
     const int64_t last = time + g.padding - g.taps;  // t stride of the last window inside, if it is not negative
     partial = last < 0 ? whole : std::max(whole, std::min(length, last / g.stride + 1));
   }
+  /// The divisor of window t.
   float count(int64_t t) const {
     if (g.count_padding) return static_cast<float>(g.taps);
     const int64_t begin = t * g.stride - g.padding;
@@ -40,6 +46,7 @@ struct Item {
   }
 };
 
+// y = x, or y += x, for n positions of `inner` elements; those of x are `step` elements apart.
 NACRE_CLONES void set(const float* __restrict x, float* __restrict y, int64_t n, int64_t inner, int64_t step) {
   for (int64_t t = 0; t < n; ++t)
     for (int64_t c = 0; c < inner; ++c) y[t * inner + c] = x[t * step + c];
@@ -58,9 +65,11 @@ NACRE_CLONES void add_shares(const float* __restrict dy, float* __restrict dx, i
     for (int64_t c = 0; c < inner; ++c) dx[t * step + c] += dy[t * inner + c] / count;
 }
 
-/// Windows [first, end) of y.
+/// Windows [first, end) of y of one item: the sum of the taps in ascending order, then the division. [a, b) are the
+/// windows that lie inside x.
 void forward_part(const Item& m, const float* x, float* y, int64_t first, int64_t end) {
   const AveragePoolGeometry& g = m.g;
+  // A window that reaches beyond x: only its positions inside are added.
   const auto edge = [&](int64_t t) {
     const int64_t begin = t * g.stride - g.padding, from = std::max<int64_t>(begin, 0),
                   to = std::min(begin + g.taps, m.time);
@@ -79,7 +88,8 @@ void forward_part(const Item& m, const float* x, float* y, int64_t first, int64_
   for (int64_t t = b; t < end; ++t) edge(t);
 }
 
-/// Positions [first, end) of dx.
+/// Positions [first, end) of dx of one item, tap by tap. [begin, last) are the windows whose tap k lies in the range,
+/// [a, b) those of them that lie inside x.
 void backward_part(const Item& m, const float* dy, float* dx, int64_t first, int64_t end, bool add_dx) {
   const AveragePoolGeometry& g = m.g;
   if (!add_dx) std::fill(dx + first * m.inner, dx + end * m.inner, 0.0f);

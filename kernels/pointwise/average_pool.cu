@@ -2,11 +2,15 @@
 
 #include "runtime/device.cuh"
 
+// Average pooling along time on the device (formulas and contract: nacre/ops/average_pool.h; twin: average_pool.cpp).
+// Both directions gather, one element per thread and step of the grid: no atomics, and a fixed order of sums. `inner`
+// is the number of elements per position, so adjacent threads access adjacent addresses.
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
 
+/// The divisor of the window that begins at position `begin`, which is negative in the padding.
 __device__ __forceinline__ float count_of(int64_t begin, int64_t time, const AveragePoolGeometry& g) {
   if (g.count_padding) return static_cast<float>(g.taps);
   const int64_t end = begin + g.taps < time ? begin + g.taps : time;

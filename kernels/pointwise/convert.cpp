@@ -2,6 +2,8 @@
 
 #include "runtime/elementwise.h"
 
+// Conversion between float and bf16 on the CPU (contract: nacre/ops/convert.h; twin: convert.cu). With add, the sum is
+// formed in float and rounded once.
 namespace nacre {
 namespace cuda {
 template <class From, class To>

@@ -2,7 +2,8 @@
 
 #include "runtime/device.cuh"
 
-// Eight elements per thread and step: one 16-byte access on the bf16 side, two on the float side.
+// Conversion between float and bf16 on the device (contract: nacre/ops/convert.h; twin: convert.cpp). Eight elements
+// per thread and step: one 16-byte access on the bf16 side, two on the float side.
 namespace nacre::cuda {
 namespace {
 
@@ -29,7 +30,8 @@ __device__ __forceinline__ void store_eight(bf16* p, const float (&v)[width]) {
 template <class From, class To>
 __global__ void __launch_bounds__(threads)
     convert_kernel(const From* x, To* y, int64_t pack_count, int64_t n, bool add) {
-  // Bound by memory. `sum` is the old y, read before the store, because y is only written by its own thread.
+  // Bound by memory. No other thread has the elements of y that a thread adds to and stores. Elements beyond the last
+  // eight, or all if an address is not aligned, are converted one by one.
   const int64_t first = grid_thread(), step = grid_threads();
   for (int64_t i = first; i < pack_count; i += step) {
     float v[width], sum[width];

@@ -3,6 +3,7 @@
 #include "runtime/elementwise.h"
 #include "runtime/vector_math.h"
 
+// ELU on the CPU (formulas and contract: nacre/ops/elu.h; twin: elu.cu). Backward reads y, not x.
 namespace nacre {
 namespace cuda {
 template <class T>

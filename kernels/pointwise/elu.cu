@@ -3,6 +3,7 @@
 #include "runtime/elementwise.cuh"
 #include "runtime/vector_math.h"
 
+// ELU on the device, by the kernel of runtime/elementwise.cuh (formulas and contract: nacre/ops/elu.h; twin: elu.cpp).
 namespace nacre::cuda {
 namespace {
 

@@ -2,7 +2,9 @@
 
 #include "runtime/elementwise.h"
 
-// Channels are innermost, so loops run over vectors of data and parameters. The rows of one item have one label.
+// FiLM on the CPU (formulas and contract: nacre/ops/film.h; twin: film.cu). Channels are innermost, so loops run over
+// vectors of data and parameters. The rows of one item have one label. Backward divides each item into parts of 64 rows
+// with sums of their own; then add_sums() adds, for each label, the parts of the items that have it.
 namespace nacre {
 namespace cuda {
 Shape film_backward_scratch(Shape x);
@@ -18,10 +20,12 @@ constexpr int64_t max_width = 512;  // channels of a tile; its sums fit into the
 
 int64_t rows_of_item(Shape x) { return x.time * x.width; }
 int64_t parts_of_item(Shape x) { return (rows_of_item(x) + part_rows - 1) / part_rows; }
+/// The label of an item, clamped to [0, count).
 int64_t label_of(View<const int32_t> labels, int64_t item, int64_t count) {
   return std::clamp<int64_t>(labels[item], 0, count - 1);
 }
 
+/// y = gamma x + beta for adjacent rows of n channels. y may be x.
 template <class T>
 NACRE_INLINE void forward(const T* x, T* y, const float* gamma, const float* beta, int64_t rows, int64_t n) {
   for (int64_t r = 0; r < rows; ++r, x += n, y += n) {
@@ -37,9 +41,11 @@ NACRE_CLONES void forward_loop(const bf16* x, bf16* y, const float* gamma, const
   forward(x, y, gamma, beta, rows, n);
 }
 
+// What happens to dx: nothing, dx = gradient, dx += gradient.
 enum Dx { skip, write, add };
 
-/// sum_gamma += dy x, sum_beta += dy, over rows that are `stride` elements apart.
+/// sum_gamma += dy x, sum_beta += dy and dx as `mode` says, over rows that are `stride` elements apart, for n channels
+/// of them. dx may be dy.
 template <Dx mode, bool sums, class T>
 NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* gamma, float* sum_gamma, float* sum_beta,
                            int64_t rows, int64_t stride, int64_t n) {
@@ -72,6 +78,7 @@ NACRE_BACKWARD_LOOPS(bf16)
 
 template <class T>
 using BackwardLoop = void (*)(const T*, const T*, T*, const float*, float*, float*, int64_t, int64_t, int64_t);
+/// The loop that computes what is wanted. Without dx there are always sums: film_backward returns early otherwise.
 template <class T>
 BackwardLoop<T> select_loop(bool dx, bool add_dx, bool sums) {
   if (!dx) return static_cast<BackwardLoop<T>>(sums_loop);
@@ -85,6 +92,7 @@ void backward_part(const FilmBackward<T>& a, int64_t item, int64_t part, Backwar
   alignas(64) float sum_gamma[max_width], sum_beta[max_width];
   const int64_t channels = a.x.shape.channels, rows = rows_of_item(a.x.shape), begin = part * part_rows;
   const float* const gamma = a.gamma.data + label_of(a.labels, item, a.gamma.shape.batch) * channels;
+  // Tiles of channels, whose sums stay in cache while the rows pass.
   for (int64_t first = 0; first < channels; first += max_width) {
     const int64_t n = std::min(max_width, channels - first), offset = (item * rows + begin) * channels + first;
     std::fill_n(sum_gamma, n, 0.0f);
@@ -97,7 +105,8 @@ void backward_part(const FilmBackward<T>& a, int64_t item, int64_t part, Backwar
   }
 }
 
-/// dgamma and dbeta of one label, from the sums of all parts.
+/// dgamma and dbeta of one label, from the sums of all parts: items in ascending order, and the parts of each. Labels
+/// run in parallel, each with its own rows of dgamma and dbeta.
 template <class T>
 void add_sums(const FilmBackward<T>& a, int64_t label) {
   const int64_t channels = a.x.shape.channels, parts = parts_of_item(a.x.shape);
@@ -148,6 +157,7 @@ void film_forward(Context& ctx, const FilmForward<T>& a) {
     if (on_cuda(ctx)) return cuda::film_forward(ctx, a);
   if (x.elements() == 0) return;
   const int64_t channels = x.channels, rows = rows_of_item(x);
+  // A range has at least 8192 elements. It may begin and end inside items.
   parallel_ranges(ctx, x.rows(), 8192 / channels, [&](int64_t begin, int64_t end) {
     while (begin < end) {  // the rows of one item at a time
       const int64_t item = begin / rows, count = std::min(end, (item + 1) * rows) - begin;
@@ -177,6 +187,7 @@ void film_backward(Context& ctx, const FilmBackward<T>& a) {
   const BackwardLoop<T> loop = select_loop<T>(bool(a.dx), a.add_dx, sums);
   const int64_t parts = parts_of_item(x);
   parallel_parts(ctx, x.batch * parts, [&](int64_t part) {
+    // Part p of item b is number b parts + p in scratch.
     float* const partial = sums ? a.scratch.data + part * 2 * x.channels : nullptr;
     backward_part(a, part / parts, part % parts, loop, partial);
   });

@@ -4,6 +4,8 @@
 
 #include "runtime/device.cuh"
 
+// FiLM on the device (formulas and contract: nacre/ops/film.h; twin: film.cpp). Backward has two stages:
+// film_backward_kernel writes dx and the sums of each block, film_parameters_kernel adds those of each label.
 // Channels are innermost. A thread handles the same channels in several rows of one item, with their parameters in
 // registers. P is the number of elements per access: 1 supports any shape; a 16-byte pack runs if channels and
 // addresses allow.
@@ -24,6 +26,8 @@ struct Tiling {
 Tiling tiling(Shape s, int pack) {
   Tiling t{s.time * s.width, s.channels, 0, 0, 0, 0, 0};
   const int64_t columns = s.channels / pack;
+  // A warp covers adjacent packs of a row, or of several rows if they are narrow, so accesses are coalesced. Threads
+  // beyond rows_at_once x columns are idle.
   t.columns = static_cast<int>(columns < threads ? columns : threads);
   t.rows_at_once = threads / t.columns;
   t.block_rows = t.rows_at_once * rows_per_thread;
@@ -38,6 +42,7 @@ int pack_width(Shape s) {
   return s.channels % pack_size<T> == 0 ? pack_size<T> : 1;
 }
 
+/// The label of an item, clamped to [0, count).
 __device__ __forceinline__ int64_t label_of(const View<const int32_t>& labels, int64_t item, int64_t count) {
   const int64_t label = labels.data[item];
   return label < 0 ? 0 : label < count ? label : count - 1;
@@ -68,6 +73,8 @@ __device__ __forceinline__ void each_rows(const ThreadWork& work, const Tiling& 
   for (; row < work.end; row += t.rows_at_once) rows(std::integral_constant<int, 1>{}, row);
 }
 
+/// y = gamma x + beta for the rows of a block, four rows per thread at a time. A block has rows of one item, so its
+/// threads share one label. Adjacent threads have adjacent channels: coalesced.
 template <class T, int P>
 __global__ void __launch_bounds__(threads) film_forward_kernel(FilmForward<T> f, Tiling t) {
   const ThreadWork work = thread_work<P>(t);
@@ -91,7 +98,9 @@ __global__ void __launch_bounds__(threads) film_forward_kernel(FilmForward<T> f,
   });
 }
 
-/// Writes dx, and the sums of dy x and of dy over the rows of each block to partial [batch row_blocks][2][channels].
+/// Writes dx, and the sums of dy x and of dy over the rows of each block to partial [batch row_blocks][2][channels];
+/// null: no sums. Each thread sums its rows in registers; after the barrier one thread per channel adds the sums of the
+/// block's threads. Inactive threads stay, because of the barrier.
 template <class T, int P, bool add>
 __global__ void __launch_bounds__(threads) film_backward_kernel(FilmBackward<T> g, Tiling t, float* partial) {
   // Sums of all threads: [gamma, beta][rows_at_once][width]. Sums of a channel are added over the block's rows in a
@@ -173,6 +182,8 @@ __global__ void __launch_bounds__(32 * lanes) film_parameters_kernel(Sums s) {
   double gamma = 0, beta = 0;
   if (c < s.channels)
     for (int64_t p = lane; p < s.parts; p += lanes) {
+      // The parts of an item follow each other, parts_of_item of them. All threads of a warp have the same part, so
+      // they take the same branch.
       if (label_of(s.labels, p / s.parts_of_item, gridDim.y) != label) continue;
       gamma += static_cast<double>(s.partial[p * 2 * s.channels + c]);
       beta += static_cast<double>(s.partial[(p * 2 + 1) * s.channels + c]);
@@ -189,6 +200,7 @@ __global__ void __launch_bounds__(32 * lanes) film_parameters_kernel(Sums s) {
   if (s.dbeta != nullptr) s.dbeta[label * s.channels + c] += static_cast<float>(beta);
 }
 
+/// Both stages; the second only with sums.
 template <class T, int P>
 void backward(Context& ctx, const FilmBackward<T>& g, bool sums) {
   const Shape x = g.x.shape;
@@ -219,6 +231,7 @@ void backward(Context& ctx, const FilmBackward<T>& g, bool sums) {
 
 Shape film_backward_scratch(Shape x) {
   if (x.elements() == 0) return {.channels = 0};
+  // Enough for every type and alignment, since each has its own tiling.
   int64_t row_blocks = 0;
   for (const int pack : {1, pack_width<float>(x), pack_width<bf16>(x)})
     row_blocks = std::max<int64_t>(row_blocks, tiling(x, pack).row_blocks);

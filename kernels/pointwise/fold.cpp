@@ -2,6 +2,9 @@
 
 #include "runtime/host.h"
 
+// fold on the CPU (formulas and contract: nacre/ops/fold.h; twin: fold.cu). An item becomes `period` signals of
+// `length` positions: signal j has the samples j, j + period, j + 2 period, ... A chunk of positions of all signals of
+// an item is a contiguous range of samples.
 namespace nacre {
 namespace cuda {
 void fold_forward(Context&, const FoldForward&);
@@ -12,6 +15,7 @@ namespace {
 // Positions of the split signals. With few of them, the samples of a chunk are in cache.
 constexpr int64_t chunk = 1024;
 
+// n positions of one signal: x and dx are at its first sample, y and dy at its first position.
 NACRE_CLONES void split(const float* __restrict x, float* __restrict y, int64_t period, int64_t n) {
   for (int64_t l = 0; l < n; ++l) y[l] = x[l * period];
 }

@@ -2,6 +2,8 @@
 
 #include "runtime/host.h"
 
+// Dispatch to gradient_sums.cu. Nothing to do on the CPU, where gradients are added at once
+// (nacre/ops/gradient_sums.h).
 namespace nacre {
 namespace cuda {
 void finish_gradient_sums(Context&);

@@ -3,8 +3,10 @@
 #include "pointwise/snake.cuh"
 #include "runtime/gradient_sums.h"
 
-// One kernel for the second stages of all gradients of a step. A launch has up to 60 sums. Their descriptions are the
-// kernel's parameter, so nothing is copied to the device first, and a captured graph keeps them.
+// One kernel for the second stages of all gradients of a step: to[i] = (or +=) the sum over parts p of partial[p][i]
+// (runtime/gradient_sums.h). A launch has up to 60 sums. Their descriptions are the kernel's parameter, so nothing is
+// copied to the device first, and a captured graph keeps them.
+// Calls with `later` only note their sum in the context; finish_gradient_sums() launches all noted sums at once.
 //
 //   parts   way of a sum    threads of a block                           loads in flight
 //   < 32    element, pack   one or four elements each, all parts         8 of 4 or 16 bytes
@@ -21,6 +23,8 @@ namespace {
 
 constexpr int threads = 256, few_parts = 32, many_parts = 512;
 
+/// P adjacent elements per thread, all parts in ascending order in double. For few parts: adjacent threads read
+/// adjacent elements of a part, coalesced.
 template <int P>
 __device__ __forceinline__ void add_elements(const GradientSum& s, int64_t block) {
   const int64_t i = (block * threads + threadIdx.x) * P;
@@ -51,6 +55,8 @@ __device__ __forceinline__ void add_snake(const GradientSum& s, int64_t c, doubl
   if (s.dbeta != nullptr) s.dbeta[c] += static_cast<float>(db);
 }
 
+/// `columns` elements per block, each by threads / columns threads, which take turns with the parts. Adjacent threads
+/// have adjacent columns. After the barrier the first thread of a column adds the others' sums in ascending order.
 /// `values` sums per column: one, or the two of Snake. buffer: shared memory for `values` doubles per thread.
 template <int columns, int values>
 __device__ __forceinline__ void add_columns(const GradientSum& s, int64_t block, double* buffer) {
@@ -107,10 +113,12 @@ __global__ void __launch_bounds__(threads) gradient_sums_kernel(const __grid_con
     add_columns<2>(s, block, buffer);
 }
 
+/// Blocks of a sum. The numbers of elements per block must be those of the kernel.
 unsigned blocks_of(const GradientSum& s) {
   if (s.by == SumBy::element || s.by == SumBy::pack) return blocks_for(s.n, threads * (s.by == SumBy::pack ? 4 : 1));
   return blocks_for(s.n, s.parts < many_parts ? 32 : 8);
 }
+/// Whether two sums write the same gradient. In one launch, both might read it before either has written it.
 bool writes_the_same(const GradientSum& a, const GradientSum& b) {
   const auto meets = [](const float* p, const GradientSum& s) { return p != nullptr && (p == s.to || p == s.dbeta); };
   return meets(a.to, b) || meets(a.dbeta, b);
@@ -132,6 +140,7 @@ void add(Context& ctx, const GradientSum& s, bool later) {
   for (int i = 0; i < noted.count; ++i) meets = meets || writes_the_same(noted.sums[i], s);
   if (meets || noted.count == SumBatch::most) cuda::finish_gradient_sums(ctx);
   if (later) return append(noted, s);
+  // A sum that does not wait has a launch of its own. Noted sums of other gradients may come before or after it.
   SumBatch alone;
   append(alone, s);
   launch_batch(ctx, alone);

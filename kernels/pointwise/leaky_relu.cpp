@@ -2,6 +2,7 @@
 
 #include "runtime/elementwise.h"
 
+// Leaky ReLU on the CPU (formulas and contract: nacre/ops/leaky_relu.h; twin: leaky_relu.cu). Backward reads y, not x.
 namespace nacre {
 namespace cuda {
 template <class T>

@@ -2,6 +2,8 @@
 
 #include "runtime/elementwise.cuh"
 
+// Leaky ReLU on the device, by the kernel of runtime/elementwise.cuh (contract: nacre/ops/leaky_relu.h; twin:
+// leaky_relu.cpp).
 namespace nacre::cuda {
 namespace {
 

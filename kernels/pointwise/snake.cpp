@@ -7,9 +7,13 @@
 #include "runtime/elementwise.h"
 #include "runtime/vector_math.h"
 
+// Snake and its gradient on the CPU (formulas and contract: nacre/ops/snake.h; twin: snake.cu). With a frequency a / pi
+// and a gain 1 / (b + eps) per channel, forward is y = x + gain sin^2(pi frequency x). Backward computes dx and, per
+// channel, the sums of dy x sin(2 a x) / 2 and of dy sin^2(a x), from which add_snake_parameter_gradients() forms
+// dalpha and dbeta.
 // Channels are innermost, so loops run over vectors of data and parameters. Rows are narrow in the outer blocks of a
 // codec, and one channel wide at its ends. Loops therefore treat as many rows as fit into `max_width` as one ("folded")
-// row, with the parameters repeated.
+// row, with the parameters repeated. A row with more channels than that is processed in tiles of max_width channels.
 namespace nacre {
 namespace cuda {
 Shape snake_backward_scratch(const Context&, Shape x);
@@ -22,6 +26,9 @@ namespace {
 
 constexpr int64_t max_width = 512;  // floats; eight arrays of this size fit into the first-level cache
 
+/// How [rows, channels] is divided: `fold` rows form a group, and groups_per_part groups a part, which has sums of its
+/// own. Parts depend on the shape alone, so that the order of the sums does not depend on threads. There are several
+/// tiles only if fold is 1.
 struct Layout {
   int64_t channels, rows;
   int64_t fold;    ///< rows that form one folded row
@@ -38,6 +45,7 @@ struct Layout {
     groups_per_part = std::clamp<int64_t>(32768 / (fold * channels), 16, 64);
     parts = (groups + groups_per_part - 1) / groups_per_part;
   }
+  /// Elements of a folded row, and the tiles that cover it.
   int64_t stride() const { return fold * channels; }
   int64_t tiles() const { return (stride() + max_width - 1) / max_width; }
 
@@ -45,6 +53,8 @@ struct Layout {
   /// shorter.
   template <class F>
   void rows_of(int64_t begin, int64_t end, int64_t tile, F&& f) const {
+    // Only the last group of all may be shorter. Then fold exceeds 1, so there is one tile, and its row is `rest`
+    // elements long.
     const int64_t full_groups = std::min(end, rows / fold), column = tile * max_width;
     const int64_t n = std::min(max_width, stride() - column);
     if (full_groups > begin) f(begin * stride() + column, full_groups - begin, n);
@@ -57,6 +67,7 @@ struct Layout {
 struct Channel {
   float a, frequency, gain;
 };
+/// alpha and beta give a and b (beta null: b = a), with log_scale through the exponential.
 Channel channel(const float* alpha, const float* beta, int64_t c, bool log_scale) {
   const float a = log_scale ? vec::exp(alpha[c]) : alpha[c];
   const float b = beta == nullptr ? a : (log_scale ? vec::exp(beta[c]) : beta[c]);
@@ -85,6 +96,7 @@ struct Parameters {
   }
 };
 
+/// `groups` rows of n elements, `stride` apart. y may be x: an element is read before it is written.
 template <class T>
 NACRE_INLINE void forward(const T* x, T* y, const float* frequency, const float* gain, int64_t groups, int64_t stride,
                           int64_t n) {
@@ -105,9 +117,11 @@ NACRE_CLONES void forward_loop(const bf16* x, bf16* y, const float* frequency, c
   forward(x, y, frequency, gain, groups, stride, n);
 }
 
+// What happens to dx: nothing, dx = gradient, dx += gradient.
 enum Dx { skip, write, add };
 
-/// sum_a += dy x sin(2 a x) / 2, sum_b += dy sin^2(a x).
+/// `groups` rows of n elements, `stride` apart: sum_a[i] += dy x sin(2 a x) / 2, sum_b[i] += dy sin^2(a x), and dx as
+/// `mode` says; slope = 2 a gain. dx may be dy. With folded rows, several i belong to one channel; unfold() adds them.
 template <Dx mode, bool sums, class T>
 NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* frequency, const float* slope, float* sum_a,
                            float* sum_b, int64_t groups, int64_t stride, int64_t n) {
@@ -116,6 +130,7 @@ NACRE_INLINE void backward(const T* x, const T* dy, T* dx, const float* frequenc
     for (int64_t i = 0; i < n; ++i) {
       const float v = to_float(x[i]), d = to_float(dy[i]);
       const vec::SinCos t = vec::sin_cos_pi_unsigned(frequency[i], v);
+      // sin and cos may both have the wrong sign (sin_cos_pi_unsigned): only their products are used.
       const float by_phase = d * (t.sin * t.cos);
       if constexpr (sums) {
         sum_a[i] += by_phase * v;
@@ -147,6 +162,7 @@ NACRE_BACKWARD_LOOPS(bf16)
 template <class T>
 using BackwardLoop = void (*)(const T*, const T*, T*, const float*, const float*, float*, float*, int64_t, int64_t,
                               int64_t);
+/// The loop that computes what is wanted. Without dx there are always sums: the callers return early otherwise.
 template <class T>
 BackwardLoop<T> select_loop(bool dx, bool add_dx, bool sums) {
   if (!dx) return static_cast<BackwardLoop<T>>(sums_loop);
@@ -154,7 +170,8 @@ BackwardLoop<T> select_loop(bool dx, bool add_dx, bool sums) {
   return sums ? static_cast<BackwardLoop<T>>(write_sums_loop) : static_cast<BackwardLoop<T>>(write_loop);
 }
 
-/// partial = the sums of each channel, added over folded rows.
+/// partial[c] = the sum over the rows r < fold of sums[r channels + c], for n channels: the sums of a folded row become
+/// those of its channels.
 NACRE_CLONES void unfold(const float* sums, int64_t channels, int64_t fold, int64_t n, float* partial) {
   for (int64_t first = 0; first < n; first += max_width) {
     const int64_t size = std::min(max_width, n - first);
@@ -165,7 +182,8 @@ NACRE_CLONES void unfold(const float* sums, int64_t channels, int64_t fold, int6
   }
 }
 
-/// Gradient of one part of the rows; its sums go to `partial` [2][channels], unless it is null.
+/// Gradient of one part of the rows, tile by tile; its sums go to `partial` [2][channels], unless it is null. A sum has
+/// at most groups_per_part additions in float before it goes on in double.
 template <class T>
 void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, BackwardLoop<T> loop, float* partial) {
   Parameters p;
@@ -188,6 +206,7 @@ void backward_part(const SnakeBackward<T>& a, const Layout& l, int64_t part, Bac
 
 }  // namespace
 
+// Frequency, gain and slope; and the two sums.
 int64_t SnakeRows::table(int64_t channels) { return 3 * Layout({.channels = channels}).stride(); }
 int64_t SnakeRows::sums(int64_t channels) { return 2 * Layout({.channels = channels}).stride(); }
 

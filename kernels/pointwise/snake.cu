@@ -5,6 +5,8 @@
 #include "pointwise/snake.cuh"
 #include "runtime/gradient_sums.h"
 
+// Snake and its gradient on the device (formulas and contract: nacre/ops/snake.h; twin: snake.cpp; the second stage of
+// the parameter gradients: gradient_sums.cu).
 // Channels are innermost. A thread handles the same channels in several rows, with their parameters in registers. P is
 // the number of elements per access: 1 supports any shape (read this case first); a 16-byte pack runs if channels and
 // addresses allow. Both directions are bound by memory.
@@ -29,6 +31,8 @@ Tiling tiling(const Context& ctx, Shape s, int pack, int64_t min_rows) {
   const int64_t min_blocks = two_blocks_each(limits(ctx));
   Tiling t{s.rows(), s.channels, 0, 0, 0, 0, 0};
   const int64_t columns = s.channels / pack;
+  // A warp covers adjacent packs of a row, or of several rows if they are narrow, so accesses are coalesced. Threads
+  // beyond rows_at_once x columns are idle.
   t.columns = static_cast<int>(columns < threads ? columns : threads);
   t.rows_at_once = threads / t.columns;
   t.column_blocks = blocks_for(columns, t.columns);
@@ -76,6 +80,7 @@ __device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, con
   }
 }
 
+/// y of the rows of a block, four rows per thread at a time. No barrier follows, so inactive threads leave.
 template <class T, int P>
 __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, Tiling t) {
   const ThreadWork work = thread_work<P>(t);
@@ -95,13 +100,15 @@ __global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> 
     forward_rows<1>(f.x.data + offset, f.y.data + offset, step, frequency, gain);
 }
 
-/// A thread's parameters for its channels, and its sums over rows of dy x sin(2 a x) / 2 and of dy sin^2(a x).
+/// A thread's parameters for its channels, slope = 2 a gain, and its sums over rows of dy x sin(2 a x) / 2 and of dy
+/// sin^2(a x).
 template <int P>
 struct ChannelSums {
   float frequency[P], slope[P], sum_a[P], sum_b[P];
 };
 template <int batch, bool add, class T, int P>
 __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, int64_t step, ChannelSums<P>& s) {
+  // All loads precede the stores, as in forward_rows: dx may be dy.
   Pack<T> xs[batch], g[batch], previous[batch];
 #pragma unroll
   for (int k = 0; k < batch; ++k) {
@@ -115,6 +122,7 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
     for (int i = 0; i < P; ++i) {
       const float v = xs[k].v[i], d = g[k].v[i];
       const vec::SinCos t = vec::sin_cos_pi_unsigned(s.frequency[i], v);
+      // sin and cos may both have the wrong sign (sin_cos_pi_unsigned): only their products are used.
       const float by_phase = d * (t.sin * t.cos);
       s.sum_a[i] += by_phase * v;
       s.sum_b[i] += d * (t.sin * t.sin);
@@ -125,7 +133,10 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
   }
 }
 
-/// Writes dx, and the sums of ChannelSums over the rows of each block to partial [row blocks][2][channels].
+/// Writes dx, and the sums of ChannelSums over the rows of each block to partial [row blocks][2][channels]; null: no
+/// sums. In order: each thread sums its rows in registers; the sums of all threads go to shared memory; after the
+/// barrier one thread per channel adds those of the block's rows_at_once threads. Inactive threads stay, because of the
+/// barrier. A thread of the block without rows writes zeros.
 template <class T, int P, bool add>
 __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, Tiling t, float* partial) {
   // Sums of all threads: [sum_a, sum_b][rows_at_once][width]. Neighbours have neighbouring channels, so accesses to
@@ -176,6 +187,7 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
   }
 }
 
+/// Both stages. With g.parts the partial sums wait for finish_gradient_sums(); else they are added at once.
 template <class T, int P>
 void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
   const Tiling t = tiling(ctx, g.x.shape, P, min_rows_backward);
@@ -196,6 +208,7 @@ void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
 
 Shape snake_backward_scratch(const Context& ctx, Shape x) {
   if (x.elements() == 0) return {.channels = 0};
+  // Enough for every type and alignment, since each has its own tiling.
   unsigned row_blocks = 0;
   for (const int pack : {1, pack_width<float>(x), pack_width<bf16>(x)})
     row_blocks = std::max(row_blocks, tiling(ctx, x, pack, min_rows_backward).row_blocks);

@@ -6,7 +6,8 @@
 
 namespace nacre::cuda {
 
-/// Parameters of one channel: a, a / pi and 1 / (b + eps).
+/// Parameters of one channel: a, frequency = a / pi and gain = 1 / (b + eps), so that y = x + gain sin^2(pi frequency
+/// x). The same statements as in snake.cpp.
 struct SnakeChannel {
   float a, frequency, gain;
 };

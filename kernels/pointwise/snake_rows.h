@@ -1,6 +1,7 @@
 #pragma once
 // Snake and its gradient on rows that a convolution has in cache: the loops of snake.cpp without an extra pass over
-// memory.
+// memory. An object has the parameters of all channels; threads may share it, because its functions only read them.
+// Each thread has sums of its own: clear(), backward() for its rows, add_up().
 #include "nacre/ops/snake.h"
 
 namespace nacre {

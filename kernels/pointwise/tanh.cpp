@@ -3,6 +3,7 @@
 #include "runtime/elementwise.h"
 #include "runtime/vector_math.h"
 
+// tanh on the CPU (contract: nacre/ops/tanh.h; twin: tanh.cu): y = tanh(x), dx = dy (1 - y^2). Backward reads y, not x.
 namespace nacre {
 namespace cuda {
 template <class T>

@@ -3,6 +3,7 @@
 #include "runtime/elementwise.cuh"
 #include "runtime/vector_math.h"
 
+// tanh on the device, by the kernel of runtime/elementwise.cuh (contract: nacre/ops/tanh.h; twin: tanh.cpp).
 namespace nacre::cuda {
 namespace {
 

@@ -8,11 +8,17 @@
 #include "runtime/host.h"
 #include "runtime/vector_math.h"
 
+// One LSTM layer on the CPU (the equations are in nacre/ops/lstm.h; the twin on the device is lstm.cu).
+// Forward: the rows are processed in chunks. multiply_inputs() computes weight_x x + biases for all rows of a chunk,
+// which is one large product. step() then adds weight_h h_{t-1} row by row and computes the cells, because a row needs
+// all of h of the row before.
+// Backward: recurrence_backward() goes from the last row to the first and stores da and h_{t-1}; the products over all
+// rows follow in gradients_from_gates() (lstm.h).
 // The weights are laid out once per call, so that a step reads them front to back. For few rows, as in a stream, that
 // would take longer than the products, and the weights are read in place; the bits are the same. 16 hidden units form a
 // group: the 64 columns of its four gates are one panel of the matrix products, and the thread that computes them
-// computes the cells, too. A step is one parallel loop over the groups. The pool gives a thread the same groups in every
-// step, so that its part of the weights stays in its cache.
+// computes the cells, too. A step is one parallel loop over the groups. The pool gives a thread the same groups in
+// every step, so that its part of the weights stays in its cache.
 namespace nacre {
 namespace cuda {
 template <class T>
@@ -36,22 +42,30 @@ constexpr int64_t few_rows = 8;              // of all items, for which weights 
 constexpr int64_t rows_of_chunk = 256;       // rows whose products with weight_x are kept
 constexpr int64_t least_products = 1 << 14;  // of a thread: fewer are not worth waking it
 
+// Numbers of groups and panels. The last of them may have fewer units than the others; its columns beyond `hidden` have
+// weights of zero.
 int64_t groups_of(int64_t hidden) { return (hidden + group - 1) / group; }
 int64_t panels_of(int64_t hidden) { return (hidden + panel - 1) / panel; }
+/// Whether the weights are read where they are. It depends on the shape alone, so that scratch and loops agree. bf16
+/// has to be converted in any case.
 template <class T>
 bool in_place(Shape x) {
   return std::is_same_v<T, float> && x.rows() <= few_rows;
 }
+/// Rows per item whose sums are kept: about 256 over all items, and at least one.
 int64_t chunk_of(Shape x) { return std::min(x.time, std::max<int64_t>(1, rows_of_chunk / x.batch)); }
 
 // ---- forward
 
+/// Pieces of the scratch. Arrays of units have whole groups, [groups][group] = [row_] floats, of which those from
+/// hidden on stay zero: their weights and biases are zero, so that i, f, o = 1/2 and g = 0, and c and h keep the 0 with
+/// which they begin.
 template <class T>
 struct ForwardPieces {
   float *weight_x, *weight_h;  // [groups][depth][columns], unless they are read in place
   float* bias;                 // [groups][columns]
   float* sums;                 // [batch][chunk][groups][columns]: weight_x x + biases, later the gates
-  float *h, *c;                // [2][batch][groups][group], [batch][groups][group]
+  float *h, *c;                // [2][batch][groups][group]: h before and after; [batch][groups][group]
   float* x;                    // [batch][chunk][in], a copy of bf16
   Shape size;
   ForwardPieces(Shape of, int64_t hidden, float* scratch) {
@@ -80,11 +94,13 @@ void lay_out_group(const T* weight, int64_t hidden, int64_t depth, int64_t g, fl
       const T* const from = weight + (gate * hidden + g * group) * depth + k;
       float* const column = to + k * columns + gate * group;
       const int64_t n = std::min<int64_t>(16, depth - k);
+      // A full block of floats needs no copy: it is transposed from the weight directly.
       if constexpr (std::is_same_v<T, float>)
         if (units == 16 && n == 16) {
           matrix.transpose(from, depth, column, columns);
           continue;
         }
+      // bf16, the last units and the end of the depth go through a 16 by 16 block of floats with zeros.
       float block[256] = {}, turned[256];
       for (int64_t u = 0; u < units; ++u)
         for (int64_t i = 0; i < n; ++i) block[u * 16 + i] = to_float(from[u * depth + i]);
@@ -92,6 +108,7 @@ void lay_out_group(const T* weight, int64_t hidden, int64_t depth, int64_t g, fl
       for (int64_t i = 0; i < n; ++i) std::memcpy(column + i * columns, turned + i * 16, 16 * sizeof(float));
     }
 }
+/// to [groups][depth][columns] = all groups of a weight, in parallel.
 template <class T>
 void lay_out(Context& ctx, const T* weight, int64_t hidden, int64_t depth, float* to) {
   parallel_ranges(ctx, groups_of(hidden), 1 + least_products / (columns * depth), [&](int64_t begin, int64_t end) {
@@ -99,7 +116,8 @@ void lay_out(Context& ctx, const T* weight, int64_t hidden, int64_t depth, float
   });
 }
 
-/// 16 units: a becomes the gates, c the cells, h the outputs before they are rounded.
+/// One row of 16 units: a [4][16] becomes the gates i, f, g, o; c [16] becomes f c + i g; h [16] = o tanh(c), before it
+/// is rounded to T.
 NACRE_INLINE void cells(float* a, float* c, float* h) {
   NACRE_INDEPENDENT
   for (int64_t u = 0; u < group; ++u) {
@@ -114,6 +132,8 @@ NACRE_CLONES void cells_loop(float* a, int64_t a_row, float* c, float* h, int64_
   for (int64_t r = 0; r < rows; ++r) cells(a + r * a_row, c + r * row, h + r * row);
 }
 
+/// One call of lstm_forward. The scratch has two rows of h per item, which take turns: during a step, all groups read
+/// all of h_{t-1}, so that h_t must go elsewhere. One row of c suffices, because a group reads only its own units.
 template <class T>
 class Forward {
  public:
@@ -142,6 +162,8 @@ class Forward {
   }
 
  private:
+  // The biases of both products are added here once, in the layout [groups][columns]. h and c begin with the state, or
+  // with zeros; their padding must be zero (see ForwardPieces).
   void start() {
     const int64_t batch = a_.x.shape.batch;
     std::fill_n(p_.bias, groups_ * columns, 0.0f);
@@ -159,6 +181,7 @@ class Forward {
       std::copy_n(a_.state.data + (batch + b) * hidden_, hidden_, p_.c + b * row_);
     }
   }
+  // After the last step, h_before() is h of the last row.
   void finish() {
     const int64_t batch = a_.x.shape.batch;
     for (int64_t b = 0; b < batch; ++b) {
@@ -173,6 +196,8 @@ class Forward {
   /// to = products of `rows` rows of x with the weights of group g + bias + add, the last two if they are given.
   void multiply(int64_t g, const float* x, int64_t x_row, const T* weight, const float* laid_out, int64_t depth,
                 const float* bias, const float* add, float* to, int64_t to_row, int64_t rows) const {
+    // The bias (or the sums so far) is added after the chain over the depth. multiply_all() has the same order, so that
+    // both ways give the same bits. `rows` is at most few_rows here.
     if constexpr (std::is_same_v<T, float>) {
       if (in_place<T>(a_.x.shape)) {
         float sums[few_rows * columns] = {};
@@ -213,7 +238,9 @@ class Forward {
     });
   }
 
-  /// Row first + t of every item; t is its place in the chunk.
+  /// Row first + t of every item; t is its place in the chunk. A range has whole groups: products, cells and stores of
+  /// a group are done by one thread. The end of the parallel loop is the barrier after which the next step may read all
+  /// of `after`.
   void step(int64_t first, int64_t t) {
     const int64_t batch = a_.x.shape.batch, sums_row = chunk_ * groups_ * columns;
     const float* const before = h_before();
@@ -230,6 +257,8 @@ class Forward {
     });
     ++steps_;
   }
+  // Stores the units of group g that exist: y rounded to T, and gates and cells if they are wanted. h becomes the
+  // rounded y, because the next step must read what a later call would read from the state or from y.
   void store_units(int64_t row, int64_t g, const float* of_gates, const float* c, float* h) const {
     const int64_t begin = g * group, units = std::min(group, hidden_ - begin);
     T* const y = a_.y.data + row * hidden_ + begin;
@@ -252,12 +281,17 @@ class Forward {
 
 // ---- backward
 
+/// Floats that the steps of the backward pass need: weight_h in panels [panels][4 hidden][32], then dh and dc,
+/// [batch][width] each, where width is hidden rounded up to whole panels.
 int64_t backward_own(Shape x, int64_t hidden) {
   const int64_t width = panels_of(hidden) * panel;
   return width * gates * hidden + 2 * x.batch * width;
 }
 
-/// n units of one row. dc is dc_{t+1} f_{t+1}, and becomes dc_t f_t; c_before may be null.
+/// n units of one row: da from dy, the gates and what the next row adds (nacre/ops/lstm.h). dh_after = weight_h^T
+/// da_{t+1}. dc is dc_{t+1} f_{t+1}, and becomes dc_t f_t. c_before is c_{t-1}, zeros in the first row. The four gates
+/// of a unit are `hidden` elements apart.
+/// 1 - t^2 is computed as (1 - t)(1 + t): where |t| is near 1, the square would lose the digits of the difference.
 template <class T>
 NACRE_INLINE void cell_gradients(const float* of_gates, int64_t hidden, const float* c, const float* c_before,
                                  const T* dy, const float* dh_after, float* dc, float* da, int64_t n) {
@@ -282,7 +316,9 @@ NACRE_CLONES void gradients_loop(const float* of_gates, int64_t hidden, const fl
   cell_gradients(of_gates, hidden, c, c_before, dy, dh_after, dc, da, n);
 }
 
-/// da and h_{t-1} of all rows.
+/// da and h_{t-1} of all rows, from the last row to the first. A range of panels computes dh_t = weight_h^T da_{t+1}
+/// for its units and then da_t of the same units. da_{t+1} of all units is complete then, since the parallel loop over
+/// row t + 1 has ended. In the last row dh and dc are the zeros with which they begin.
 template <class T>
 void recurrence_backward(Context& ctx, const LstmBackward<T>& a, const lstm::BackwardPieces<T>& p) {
   const int64_t batch = a.y.shape.batch, time = a.y.shape.time, hidden = a.y.shape.channels, depth = gates * hidden,
@@ -297,6 +333,7 @@ void recurrence_backward(Context& ctx, const LstmBackward<T>& a, const lstm::Bac
               q * panel + j < hidden ? to_float(a.weight_h[n * hidden + q * panel + j]) : 0.0f;
   });
   std::fill_n(dh, 2 * batch * width, 0.0f);  // and dc, which follows
+  // c before the first row: the backward pass has no state (nacre/ops/lstm.h).
   constexpr float zeros[panel] = {};
   for (int64_t t = time - 1; t >= 0; --t)
     parallel_ranges(ctx, panels, 1 + least_products / (batch * panel * depth), [&](int64_t begin, int64_t end) {
@@ -361,6 +398,7 @@ void lstm_forward(Context& ctx, const LstmForward<T>& a) {
   expect_shape_or_empty(op, "gates", a.gates, {x.batch, x.time, 1, gates * hidden});
   expect_shape_or_empty(op, "cells", a.cells, y);
   if (x.rows() == 0) {
+    // No rows: the state passes through.
     if (!a.state_after || a.state_after.data == a.state.data) return;
     if (a.state)
       ctx.copy<float>(a.state, a.state_after);

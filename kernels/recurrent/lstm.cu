@@ -5,10 +5,13 @@
 #include "runtime/host.h"
 #include "runtime/vector_math.h"
 
+// One LSTM layer on the device (the equations are in nacre/ops/lstm.h; the twin on the CPU is lstm.cpp).
 // The products with weight_x and all parameter gradients are convolutions of one tap over all rows (lstm.h). What
-// remains is one launch per time step and direction, because a step needs all of h of the step before. A warp computes
-// a hidden unit for up to 8 items: the four rows of weight_h forward, and backward a row of its transpose, which is
-// laid out once per call.
+// remains is one launch per time step and direction, because a step needs all of h of the step before. The order of the
+// launches in the stream is the barrier between the steps.
+// A block has 4 warps. A warp computes a hidden unit for up to 8 items: forward its four rows of weight_h, backward its
+// row of the transpose, which is laid out once per call. grid.x runs over groups of 4 units, grid.y over groups of 8
+// items. The lanes divide the sum over h (over da); lane i then computes the cell of item i.
 //
 // Bound: a step reads all of weight_h from the second-level cache, 4 hidden^2 elements (4 MiB in float for hidden 512,
 // about 1 us at 4 TB/s), and costs a launch (2 to 3 us singly, about 1 us in a graph). At batch 1 both are of one size.
@@ -22,10 +25,12 @@ using lstm::gates;
 
 constexpr int warps = 4, threads = 32 * warps;
 constexpr int most_items = 8;  // of the batch, per block
-constexpr int depth = 512;     // of the staged input
+constexpr int depth = 512;     // elements of a row of h (of da) that are staged at once: 16 KiB for 8 items
 
 /// sum[r][i] += over k < n of w[r w_row + k] staged[i depth + k], each lane its own k. The packs that a lane takes
 /// depend on n alone, so that sums have one order for every batch.
+/// A warp reads 32 adjacent packs of a row of w: coalesced. Each element of w is loaded once for all items, and each of
+/// `staged` serves all rows.
 template <int rows, int items, bool vectorized, class T>
 __device__ __forceinline__ void add_products(const T* w, int64_t w_row, const float* staged, int n,
                                              float (&sum)[rows][items]) {
@@ -56,7 +61,9 @@ __device__ __forceinline__ void add_products(const T* w, int64_t w_row, const fl
         for (int i = 0; i < items; ++i) sum[r][i] = fmaf(to_float(w[r * w_row + k]), staged[i * depth + k], sum[r][i]);
   }
 }
-/// Stages n elements of up to `items` rows, which are `row` apart, as floats; rows from `count` on are zeros.
+/// Stages n elements of up to `items` rows, which are `row` apart, as floats; rows from `count` on are zeros, so that
+/// the products need no test. All threads of the block must call it, also those of a warp without a unit. Layout:
+/// [items][depth] floats.
 template <int items, class T>
 __device__ __forceinline__ void stage(const T* from, int64_t row, int count, int n, float* staged) {
   __syncthreads();  // earlier readers are done
@@ -64,9 +71,10 @@ __device__ __forceinline__ void stage(const T* from, int64_t row, int count, int
   for (int i = 0; i < items; ++i)
     for (int k = threadIdx.x; k < n; k += threads)
       staged[i * depth + k] = i < count ? to_float(from[i * row + k]) : 0.0f;
-  __syncthreads();
+  __syncthreads();  // the writes are visible
 }
-/// The sums of the warp; lane i gets those of item i.
+/// Adds over the warp: lane i gets the sums of item i, total[r] = sum over lanes of sum[r][i]. The other lanes get
+/// zeros.
 template <int rows, int items>
 __device__ __forceinline__ void sums_of_lane(const float (&sum)[rows][items], float (&total)[rows]) {
   const int lane = threadIdx.x % 32;
@@ -96,6 +104,9 @@ struct ForwardStep {
   int64_t batch, time, hidden;
 };
 
+/// Row t of all items: gates, c_t and y_t of `warps` hidden units and `items` items per block. To the sum of the
+/// products with weight_h, weight_x x + bias_x is added, and then bias_h, in this order for every batch.
+/// c_after may be c_before, because the lane of an item and unit is the only one that reads and writes its value.
 template <class T, int items, bool vectorized>
 __global__ void __launch_bounds__(threads) lstm_forward_kernel(ForwardStep<T> a) {
   NACRE_SHARED(float, staged, items* depth);
@@ -112,6 +123,7 @@ __global__ void __launch_bounds__(threads) lstm_forward_kernel(ForwardStep<T> a)
         stage<items>(a.h_state + first * H + k, H, count, n, staged);
       if (unit < H) add_products<gates, items, vectorized>(a.weight_h + unit * H + k, H * H, staged, n, sum);
     }
+  // Only now may a warp without a unit leave: stage() has barriers for the whole block.
   if (unit >= H) return;
   float gate[gates];
   sums_of_lane(sum, gate);
@@ -144,6 +156,8 @@ struct BackwardStep {
   int64_t batch, time, hidden;
 };
 
+/// Row t of all items: da_t, dc_t f_t and h_{t-1}, from da_{t+1} of the launch before. dh_t = dy_t + the row of the
+/// transpose times da_{t+1}, a sum over 4 hidden elements. The formulas are those of cell_gradients in lstm.cpp.
 template <class T, int items, bool vectorized>
 __global__ void __launch_bounds__(threads) lstm_backward_kernel(BackwardStep<T> a) {
   NACRE_SHARED(float, staged, items* depth);
@@ -178,7 +192,8 @@ __global__ void __launch_bounds__(threads) lstm_backward_kernel(BackwardStep<T> 
   a.h_before[at] = a.y_before == nullptr ? 0.0f : to_float(a.y_before[at]);
 }
 
-/// to[j][n] = from[n][j], in tiles of 32 by 32.
+/// to[j][n] = from[n][j], in tiles of 32 by 32: a block has one tile, and a warp every fourth row of it. Both
+/// directions access global memory by rows, coalesced; the transposition happens in shared memory.
 template <class T>
 __global__ void __launch_bounds__(threads) lstm_transpose_kernel(const T* from, int64_t rows, int64_t columns, T* to) {
   NACRE_SHARED(T, tile, 32 * 33);  // the column in excess spreads a column over all banks
@@ -191,16 +206,19 @@ __global__ void __launch_bounds__(threads) lstm_transpose_kernel(const T* from, 
     if (column + c < columns && row + lane < rows) to[(column + c) * rows + row + lane] = tile[lane * 33 + c];
 }
 
-/// f(items, vectorized) as constants.
+/// f(items, vectorized) as constants. One item has a form of its own, because the form of 8 would multiply 7 rows of
+/// zeros.
 template <class F>
 void with_form(int64_t batch, bool vectorized, const F& f) {
   const auto by_items = [&](auto items) { vectorized ? f(items, std::true_type{}) : f(items, std::false_type{}); };
   batch == 1 ? by_items(std::integral_constant<int, 1>{}) : by_items(std::integral_constant<int, most_items>{});
 }
+/// grid.x: groups of `warps` units; grid.y: groups of `items` items.
 dim3 grid_of(int64_t batch, int64_t hidden, int items) {
   return {blocks_for(hidden, warps), blocks_for(batch, items), 1};
 }
 
+/// Pieces of the scratch of lstm_forward. `sums` are weight_x x + bias_x of all rows, which the steps read.
 template <class T>
 struct ForwardPieces {
   float *sums, *state;  // [rows, 4 hidden]; h and c of the state, [2, batch, hidden]

@@ -1,6 +1,9 @@
 #pragma once
 // What the CPU and CUDA share of lstm: the pieces of the scratch, and the products of the backward pass that follow the
 // recurrence. They are convolutions of one tap in float on both devices.
+// The backward pass has two phases. The recurrence of the device (lstm.cpp, lstm.cu) goes through the rows from the
+// last to the first and stores da_t and h_{t-1} of every row. With these, the gradients of x and of the parameters no
+// longer depend on the order of the rows, and gradients_from_gates() computes each with one product over all rows.
 #include <algorithm>
 #include <type_traits>
 
@@ -13,7 +16,8 @@ namespace nacre::lstm {
 inline constexpr int64_t gates = 4;
 
 /// Hands out consecutive pieces of the scratch. Each is a multiple of 64 bytes, so that all are aligned as the scratch
-/// is. Without data it only counts.
+/// is. Without data it only counts: the functions that return the size of the scratch run the same constructor as the
+/// operation, so that the two cannot disagree.
 class Pieces {
  public:
   explicit Pieces(float* data) : data_(data) {}
@@ -29,13 +33,14 @@ class Pieces {
   int64_t taken_ = 0;
 };
 
-/// Pieces of the backward pass. `of_steps` is laid out by the device: what its time steps need.
+/// Pieces of the backward pass. `of_steps` has `step_floats` floats, which the device lays out: what its time steps
+/// need. The products run one after the other and share `products`, which has the size of the largest.
 template <class T>
 struct BackwardPieces {
   static constexpr bool converts = !std::is_same_v<T, float>;
   float *da, *h_before;      ///< [rows, 4 hidden]; h_{t-1}, [rows, hidden]
   float *x, *weight_x, *dx;  ///< float copies of bf16
-  float* products;           ///< of the convolutions
+  float* products;           ///< scratch of the convolutions
   float* of_steps;
   Shape of_products, size;
 
@@ -58,7 +63,11 @@ struct BackwardPieces {
   }
 };
 
-/// Gradients of x and of the parameters, from da and h_{t-1} of all rows.
+/// Gradients of x and of the parameters, from da and h_{t-1} of all rows. Each is a gradient of the convolution of one
+/// tap a = weight x, whose output gradient is da:
+///   dweight_h = sum of da_t h_{t-1}^T,  dweight_x = sum of da_t x_t^T,  dbias = sum of da_t,  dx_t = weight_x^T da_t
+/// With bf16, x and weight_x are converted to float first, and dx is computed in float and rounded once at the end.
+/// add_dx is applied by that last conversion.
 template <class T>
 void gradients_from_gates(Context& ctx, const LstmBackward<T>& a, const BackwardPieces<T>& p) {
   const Shape x = a.x.shape, h = a.y.shape;

@@ -7,6 +7,13 @@
 
 #include "runtime/host.h"
 
+// The FFT of FrameTransform on the CPU, for sixteen frames side by side. Forward, of N = 2 M samples:
+//   to_lanes      z[m] = h[2 m] x[2 m] + i h[2 m + 1] x[2 m + 1], transposed to [point][lane]
+//   transform     Z = DFT of z, M complex points, in Stockham stages of radix 4, 2, 3 and 5
+//   split         the M + 1 bins of the real frame from Z
+// The adjoint is the transpose of these steps in reverse order: merge, transform with real and imaginary parts
+// exchanged, from_lanes. The window h is applied in both directions. The device's kernel with the same stages is
+// spectral_fused.cu; it copies the tables of this class.
 namespace nacre {
 namespace {
 
@@ -30,7 +37,8 @@ using Vector = float __attribute__((vector_size(L * sizeof(float))));
   }
 }
 
-// re[m], im[m] = windowed samples 2 m and 2 m + 1 of each frame; from_lanes goes back.
+// re[m], im[m] = windowed samples 2 m and 2 m + 1 of each frame, m < M; from_lanes goes back: it multiplies by the
+// window and stores the frames that exist.
 // Eight points of sixteen frames at a time are a 16 x 16 block of samples, which is transposed in registers. Frames
 // begin at any sample, hence memcpy for unaligned loads. The last M % 8 points are moved one by one.
 NACRE_CLONES void to_lanes(const float* const* frames, const float* __restrict w, float* __restrict re,
@@ -238,6 +246,9 @@ void merge(float* re, float* im, const float* c, const float* s, int64_t M) {
 
 }  // namespace
 
+// The stages in the order in which transform() runs them. A stage of radix r turns `stride` interleaved transforms of
+// `length` points into r stride interleaved ones of length / r. Its twiddles are exp(-2 pi i p k / length) for p <
+// length / r and k = 1 .. r - 1, [p][k - 1][cos, sin].
 FrameTransform::FrameTransform(const char* op, int64_t window, bool normalised) : window_(window) {
   // Only the half length is transformed, so only its factors matter.
   int64_t rest = window / 2;

@@ -4,9 +4,15 @@
 
 #include "runtime/host.h"
 
+// Padding, overlap-add and folding of signals on the CPU (the contracts are in framing.h; the twin on the device is
+// spectral_frames.cu). A padded signal is one row of `left` samples, the signal and `right` samples, so that each frame
+// is a contiguous part of it.
+// pad_signals() reads samples, overlap_add() and fold_padding() are its adjoint: first each sample of the padded row
+// adds its frames, then each sample of the signal adds the padded positions that repeat it.
 namespace nacre {
 namespace {
 
+/// to[i] += from[i]
 NACRE_CLONES void add_to(float* __restrict to, const float* __restrict from, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
@@ -47,6 +53,8 @@ void pad_right(const Context& ctx, const PaddedSignals& s, int64_t trail, float*
   parallel_ranges(ctx, s.batch, 1 + 65536 / (s.right + 1), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       float* row = padded + b * s.stride() + s.left;
+      // Reflections read only samples of the signal, at offsets from 0 to time - 1, which this function does not
+      // change.
       const int64_t copied = s.padding == StftPadding::reflect ? std::min(trail, s.right) : 0;
       for (int64_t i = 0; i < copied; ++i) row[s.time + i] = row[reflected(s.time + i, s.time)];
       std::memset(row + s.time + copied, 0, static_cast<size_t>(s.right - copied) * sizeof(float));
@@ -59,6 +67,8 @@ void overlap_add(const Context& ctx, const PaddedSignals& s, const float* frames
   // A unit of work is 4096 samples of one item (16 KiB), not a frame: frames overlap, but no two units write the same
   // sample, and each sample adds its frames in ascending order.
   constexpr int64_t chunk = 4096;
+  // Positions count from the start of the padded row: frame f begins at start + f hop. Positions from `extent` on get
+  // nothing.
   const int64_t extent = s.left + s.time + trail, chunks = (extent + chunk - 1) / chunk, start = s.left - lead;
   parallel_ranges(ctx, s.batch * chunks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {

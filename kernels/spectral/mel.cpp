@@ -7,10 +7,13 @@
 #include "runtime/host.h"
 #include "spectral/frame_transform.h"
 
+// Mel filter banks: overlapping triangles at equal distances on a mel scale. A bank is computed in double as a dense
+// matrix, and rounded to float once, when MelBank makes it sparse. The device uses the same tables (spectral_loss.cu).
 namespace nacre {
 namespace {
 
-// Slaney: linear below 1 kHz (15 mel), 27 steps per factor 6.4 above.
+// HTK: mel = 2595 log10(1 + hz / 700). Slaney: linear below 1 kHz (1 kHz is 15 mel), above it 27 mel per factor of 6.4.
+// to_hz() is the inverse of to_mel().
 constexpr double slaney_step = 200.0 / 3, slaney_knee = 1000;
 double log_step() { return std::log(6.4) / 27; }
 
@@ -25,8 +28,8 @@ double to_hz(double mel, MelScale scale) {
   return slaney_knee * std::exp(log_step() * (mel - slaney_knee / slaney_step));
 }
 
-// A filter covers few bins: the dense matrix would be nearly all zeros. Columns ascend, which fixes the order of the
-// sums.
+// The matrix value(row, column) without its zeros: a filter covers few bins, so the dense matrix would be nearly all
+// zeros. Columns ascend, which fixes the order of the sums.
 SparseRows sparse(int64_t rows, int64_t columns, const auto& value) {
   SparseRows out;
   out.first.push_back(0);
@@ -41,7 +44,8 @@ SparseRows sparse(int64_t rows, int64_t columns, const auto& value) {
   return out;
 }
 
-// One weight serves sixteen frames; the sums of a row stay in registers.
+// y[r][j] = sum over i of weight[i] x[column[i]][j], for sixteen lanes j. One weight serves sixteen frames; the sums of
+// a row stay in registers.
 NACRE_CLONES void multiply_rows(const int32_t* first, const int32_t* column, const float* weight, int64_t rows,
                                 const float* __restrict x, float* __restrict y) {
   constexpr int64_t L = frame_lanes;
@@ -58,6 +62,7 @@ NACRE_CLONES void multiply_rows(const int32_t* first, const int32_t* column, con
 
 }  // namespace
 
+// Weights [bands][bins] of bins 0 .. window / 2. A band that lies between two bins has no weight at all.
 std::vector<std::vector<double>> mel_filter_bank(int64_t sample_rate, int64_t window, int64_t bands, double fmin,
                                                  double fmax, MelScale scale, bool area_normalised) {
   const double nyquist = static_cast<double>(sample_rate) / 2;
@@ -80,6 +85,7 @@ std::vector<std::vector<double>> mel_filter_bank(int64_t sample_rate, int64_t wi
   std::vector<std::vector<double>> bank(static_cast<size_t>(bands), std::vector<double>(static_cast<size_t>(bins)));
   for (size_t i = 0; i < bank.size(); ++i)
     for (size_t k = 0; k < bank[i].size(); ++k) {
+      // Bin k is at k sample_rate / window Hz. Outside the triangle the smaller of the two lines is negative.
       const double hz = nyquist * static_cast<double>(k) / static_cast<double>(bins - 1);
       const double up = (hz - edge[i]) / (edge[i + 1] - edge[i]);
       const double down = (edge[i + 2] - hz) / (edge[i + 2] - edge[i + 1]);

@@ -1,13 +1,18 @@
 #include "spectral/spectral_frames.cuh"
 
+// Framing and overlap-add on the device (contracts: spectral_frames.cuh; twin: framing.cpp). Unlike on the CPU there is
+// no padded copy: a position in the padding is mapped to the sample that it repeats whenever it is read.
 // Both directions gather: an element of a frame reads its sample; a sample adds its frames in ascending order, then
-// those of its reflections. P = 4 if all sizes are multiples of 4, so that a pack is within one frame.
+// those of its reflections. No atomics are needed, and the order of every sum is fixed. P = 4 where sizes and addresses
+// allow packs that lie within one frame (see make_frames and add_frames).
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
 constexpr int block_elements = 4096;  // elements of frames per block
 
+/// rows = hann x frames; see make_frames. `limited`: the last frame reaches beyond the trail. `aligned`: signals can be
+/// read in packs.
 template <int P, bool limited>
 __global__ void __launch_bounds__(threads, 4)
     frames_kernel(Framing g, const float* first, const float* second, const int32_t* lengths, float* rows,
@@ -155,6 +160,8 @@ unsigned items(const Framing& g) { return static_cast<unsigned>(g.batch < 65535 
 void make_frames(Context& ctx, const Framing& g, const float* first, const float* second, const int32_t* lengths,
                  float* rows) {
   const int frames_per_block = g.window < block_elements ? block_elements / g.window : 1;
+  // Stores need only a window of whole packs, because `rows` is aligned memory of the plan. Loads need samples and
+  // elements of frames to be at the same place of their packs, too.
   const bool vectorized = g.window % 4 == 0;
   const bool aligned = in_packs(g) && aligned16(first) && aligned16(second);
   // Whether the last frame reaches beyond the trail.

@@ -11,9 +11,12 @@
 // those of frame_transform.cpp. M / 4 threads work on a frame; between stages thread i has the points i + k M / 4 of
 // both signals in registers. The end of a transform (X from Z) and the start of its adjoint combine k and M - k. One
 // thread has both, so that the estimate's spectrum stays in registers.
+// Shared memory: four planes of points (real and imaginary parts of two signals; later of two gradients), 16.5 KiB, or
+// 33 KiB for M = 2048; then, with mel terms, BandBuffers.
 namespace nacre::cuda {
 namespace {
 
+/// Sizes for M points. A block has 1024 points per signal, four per thread; M = 2048 has one frame and 512 threads.
 template <int M>
 struct FrameShape {
   static constexpr int lanes = M / 4;  ///< threads per frame
@@ -36,7 +39,7 @@ __device__ __forceinline__ void sync_frame() {
 // The first stage writes with a stride of four points. With one padding float per 32, these fall into all banks.
 __device__ __forceinline__ int padded(int n) { return n + (n >> 5); }
 
-/// The points of this thread's frame in shared memory.
+/// The points of this thread's frame in shared memory: [signal][re, im][plane].
 template <int M>
 struct Points {
   float* shared;
@@ -65,7 +68,10 @@ __device__ __forceinline__ Complex multiplied(Complex v, float2 w) {
   return {w.x * v.re - w.y * v.im, w.x * v.im + w.y * v.re};
 }
 
-/// Stockham's stages from stride S on, for one or two signals. Input and output of a thread are the points i + k M / 4.
+/// Stockham's stages from stride S on, for one or two signals (`two`). Input and output of a thread are the points
+/// i + k M / 4: the inputs of one butterfly of radix 4, or of two of radix 2. With i = p S + q, the outputs of a stage
+/// are the points 4 p S + q + k S, times the twiddles of p. In the last stage (of radix 2 or 4) there is only p = 0:
+/// the twiddles are 1, and the outputs are the points that the thread has already, so nothing is exchanged.
 template <int M, int S>
 __device__ __forceinline__ void stages(Complex (&v)[2][4], bool two, const Points<M>& points, const float* twiddles,
                                        int i) {
@@ -125,6 +131,8 @@ template <int M>
 __device__ __forceinline__ int thread_bin(int i, int j) {
   return j == 0 ? i : j == 1 ? M - i : j == 2 ? i + M / 4 : j == 3 ? M - i - M / 4 : M / 2;
 }
+/// x[j] = bin thread_bin(i, j) of a signal, from its transform Z in shared memory. Bins 0 and M are real and come from
+/// Z[0]; bin M / 2 is conj Z[M / 2]. Threads other than the first of a frame have 0 in x[4].
 template <int M>
 __device__ __forceinline__ void to_bins(const Points<M>& points, int signal, const FusedTables& t, int i,
                                         Complex (&x)[thread_bins]) {
@@ -376,6 +384,7 @@ __global__ void __launch_bounds__(FrameShape<M>::threads, FrameShape<M>::blocks(
   store_sums<S::threads>(s, sums, buffer);
 }
 
+/// Bytes of dynamic shared memory: the points, then BandBuffers.
 template <int M>
 size_t shared_for(const ScaleView& s) {
   const int64_t mel = s.mel ? FrameShape<M>::frames * (2 * s.bins + s.bands + s.norms) : 0;

@@ -8,6 +8,14 @@
 #include "runtime/vector_math.h"
 #include "spectral/spectral_plans.h"
 
+// spectral_loss on the CPU, and the plan of both devices (contract: nacre/ops/spectral_loss.h; twin: spectral_loss.cu).
+// Per scale, sixteen counted frames form a block, one frame per lane of FrameTransform. A block transforms both
+// signals, compares bins and bands, and transforms the gradients back to frames (Block::run); its arrays [bin][lane]
+// stay in the work area of a thread. Each block writes four partial sums, which are added in order. The gradients'
+// frames of a scale are overlap-added to padded sums, and after all scales the padding is folded back.
+// The chain of derivatives: `compare` and its variants give a = d loss / d |X| (or d |X|^2); for bands, the transposed
+// filter bank turns the slopes of bands into those of bins; scale_spectrum gives the gradient of the spectrum, and the
+// adjoint transform that of the frame.
 namespace nacre {
 namespace cuda {
 std::unique_ptr<DevicePlan> plan(Context&, const SpectralPlan::Impl&);
@@ -18,6 +26,7 @@ namespace {
 
 constexpr int64_t L = frame_lanes;
 
+// m = |X|
 NACRE_CLONES void magnitudes(const float* __restrict re, const float* __restrict im, float* __restrict m, int64_t n) {
   for (int64_t i = 0; i < n; ++i) m[i] = std::sqrt(re[i] * re[i] + im[i] * im[i]);
 }
@@ -45,6 +54,7 @@ NACRE_CLONES void compare(const float* __restrict m, const float* __restrict n, 
   }
 }
 
+// p = |X|^2
 NACRE_CLONES void powers(const float* __restrict re, const float* __restrict im, float* __restrict p, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = re[i] * re[i] + im[i] * im[i];
 }
@@ -52,7 +62,8 @@ NACRE_CLONES void square(float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] *= x[i];
 }
 
-// As compare, of linear |m - n| + logarithmic (log10(floor + m) - log10(floor + n))^2.
+// As compare, of linear |m - n| + logarithmic (log10(floor + m) - log10(floor + n))^2, for powers (MelKind::power).
+// Here the floor is added, so that the logarithm has a slope everywhere.
 NACRE_CLONES void compare_powers(const float* __restrict m, const float* __restrict n, float* __restrict a,
                                  int64_t rows, float linear, float logarithmic, float floor, double* __restrict sums) {
   constexpr int64_t block = 16;
@@ -95,7 +106,9 @@ NACRE_CLONES void compare_weighted(const float* __restrict m, const float* __res
   }
 }
 
-// As compare, of linear |m - n|_1 + logarithmic |log10(floor + m) - log10(floor + n)|_2 over the rows of a lane.
+// As compare, of linear |m - n|_1 + logarithmic |log10(floor + m) - log10(floor + n)|_2 over the rows of a lane
+// (MelKind::norms). The slope of the second term needs the norm of the whole lane, so `a` first holds the differences
+// of the logarithms, and a second pass turns them into slopes.
 NACRE_CLONES void compare_norms(const float* __restrict m, const float* __restrict n, float* __restrict a, int64_t rows,
                                 float linear, float logarithmic, float floor, double* __restrict sums) {
   constexpr int64_t block = 16;
@@ -128,7 +141,7 @@ NACRE_CLONES void compare_norms(const float* __restrict m, const float* __restri
     }
 }
 
-// Sum of (h x)^2. n is even, as every window is.
+// Sum of (h x)^2 over n samples: 16 sums in float, added in double. Their order depends on n alone.
 NACRE_CLONES double windowed_energy(const float* __restrict h, const float* __restrict x, int64_t n) {
   float lanes[16] = {};
   int64_t i = 0;
@@ -146,13 +159,14 @@ NACRE_CLONES double windowed_energy(const float* __restrict h, const float* __re
   return sum;
 }
 
-// d = 2 a X
+// d = 2 a X: the gradient of the spectrum if a is the slope of |X|^2.
 NACRE_CLONES void double_spectrum(const float* __restrict a, const float* __restrict re, const float* __restrict im,
                                   float* __restrict dre, float* __restrict dim, int64_t n) {
   for (int64_t i = 0; i < n; ++i) dre[i] = 2 * a[i] * re[i], dim[i] = 2 * a[i] * im[i];
 }
 
-// d = a X / |X|, or 0 if |X| = 0.
+// d = a X / |X|, or 0 if |X| = 0: the gradient of the spectrum if a is the slope of |X|. At 0 the magnitude has no
+// derivative; 0 is one of its subgradients.
 NACRE_CLONES void scale_spectrum(const float* __restrict a, const float* __restrict m, const float* __restrict re,
                                  const float* __restrict im, float* __restrict dre, float* __restrict dim, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
@@ -198,6 +212,7 @@ SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), c
     const int64_t reach = stft_trail(s.time, geometry);  // of the last frame
     made.frames = stft_frames(s.time, geometry);
     made.lead = stft_lead(geometry);
+    // Aligned frames see at most as much padding behind the signal as before it; what they reach beyond is zero.
     made.trail = scale.aligned ? std::min(reach, made.lead) : reach;
     if (scale.mels > 0) {
       auto dense = mel_filter_bank(config.sample_rate, scale.window, scale.mels, config.fmin, config.fmax,
@@ -234,6 +249,7 @@ SpectralPlan::Impl::Impl(Context& ctx, Shape s, SpectralConfig c) : signal(s), c
   area = rounded(area);
   const int64_t sizes[] = {padded.elements(), padded.elements(), padded.elements(), padded.elements(),
                            frame_samples,     frame_samples,     threads * area};
+  // One allocation for all arrays. The order of the sizes is that of the pointers below.
   int64_t total = 0;
   for (const int64_t size : sizes) total += rounded(size);
   memory = Memory(ctx, static_cast<size_t>(total) * sizeof(float));
@@ -253,7 +269,8 @@ const SpectralConfig& SpectralPlan::config() const noexcept { return impl_->conf
 
 namespace {
 
-/// One block of sixteen counted frames of one scale.
+/// Blocks of sixteen counted frames of one scale. Row plan.first[b] + f is frame f of item b; frames that do not count
+/// have no row. A block has adjacent rows, which may be of several items.
 struct Block {
   const SpectralPlan::Impl& plan;
   const SpectralPlan::Impl::Scale& scale;
@@ -261,6 +278,7 @@ struct Block {
   float weights[4];  // weight of one |difference| in the gradients: magnitude, log magnitude, mel magnitude, mel log
   const bool gradient[2];
 
+  /// Where the frames of a block begin in the padded copies; null for lanes beyond the last row.
   void frame_pointers(int64_t part, const float** estimate, const float** target) const {
     const PaddedSignals& s = plan.padded;
     int64_t row = part * L;
@@ -278,7 +296,9 @@ struct Block {
     }
   }
 
-  /// weight[j]: that of frame j's logarithms. Only frames of the target count.
+  /// weight[j] = 1 + mel_transient min(max((level of frame j - level of the frame before) / transient_rise, 0), 1), for
+  /// the logarithms of lane j. The level is 10 log10(quiet_power + sum (h x)^2 / sum h^2) of the target, in dB. The
+  /// first frame of an item, which has none before it, and unused lanes have weight 1.
   void frame_weights(int64_t part, const float* const* target, float* weight) const {
     std::fill_n(weight, L, 1.0f);
     const SpectralConfig& c = plan.config;
@@ -303,6 +323,8 @@ struct Block {
     }
   }
 
+  /// Losses of one block to sums [4]: magnitudes, their logarithms, bands, their logarithms. Gradients of the frames to
+  /// plan.frames[0] (STFT terms) and [1] (mel terms), windowed by the adjoint transform.
   void run(int64_t part, float* area, double* sums) const {
     // Forward transforms of target and estimate, comparison, gradients, adjoint transforms: all in the work area, which
     // stays in cache. The target comes first, because only its magnitudes are needed: dre and dim are free again.
@@ -436,6 +458,7 @@ void spectral_loss(Context& ctx, const SpectralLoss& a) {
     });
     for (int64_t part = 0; part < parts; ++part)
       for (size_t i = 0; i < 4; ++i) losses[i / 2] += share[i] * p.partials[static_cast<size_t>(part) * 4 + i];
+    // A gradient whose term this scale does not have was not written to frames[i].
     const bool present[2] = {scale.stft(), scale.mel()};
     for (int i = 0; i < 2; ++i)
       if (gradients[i] && present[i])

@@ -31,7 +31,8 @@ constexpr int64_t block_cells = int64_t{threads} * cells_per_thread;
 
 // ---- plain kernels: one over bands, one over bins
 
-/// Mel bands of all frames: losses, and the slope of each band.
+/// Mel bands of all frames: losses, and the slope of each band. A block has 2048 adjacent cells (band of a frame), a
+/// thread every 256th of them.
 template <bool powers>
 __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, threads / 32);
@@ -59,7 +60,8 @@ __global__ void __launch_bounds__(threads) spectral_bands_kernel(ScaleView s) {
   store_term_sums<threads>(s, 2, static_cast<double>(difference), static_cast<double>(log_difference), buffer);
 }
 
-/// Bins of all frames: losses of the magnitudes, and both gradients, which overwrite the two spectra.
+/// Bins of all frames: losses of the magnitudes, and both gradients, which overwrite the two spectra. Runs after
+/// spectral_bands_kernel (spectral_norms), whose slopes it reads and which needs the spectra as they were.
 template <bool powers>
 __global__ void __launch_bounds__(threads) spectral_cells_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, threads / 32);
@@ -126,7 +128,9 @@ struct Results {
   float* weights;  ///< [scales][4]: weight of one |difference| in the slopes
 };
 
-/// One block per scale. The weights depend on the number of counted frames.
+/// One block per scale. share = weight / (counted frames x cells per frame), so that each term is a mean. The slopes of
+/// logarithms have the factor log10(e) = 0.4343 of the derivative of log10. The number of counted frames comes from
+/// `lengths`, which only the device has.
 __global__ void __launch_bounds__(threads)
     spectral_weights_kernel(const Terms* all, const int32_t* lengths, Results r) {
   NACRE_SHARED(int64_t, buffer, threads / 32);
@@ -150,6 +154,7 @@ __global__ void __launch_bounds__(threads) spectral_sums_kernel(const Terms* all
   const double total = block_sum<threads>(sum, buffer);
   if (threadIdx.x == 0) r.sum[blockIdx.x * 4 + blockIdx.y] = total;
 }
+/// losses [2] = the STFT terms and the mel terms of all scales, in the order of the scales.
 __global__ void spectral_losses_kernel(Results r, int scales, float* losses) {
   if (threadIdx.x >= 2) return;
   double loss = 0;
@@ -167,6 +172,8 @@ struct Sparse {
   Memory first, column, weight;
 };
 
+/// The tables of one scale on the device, its way, and its parameters for the kernels. Pointers to work areas are set
+/// by Device.
 struct Scale {
   Scale(Context& ctx, const SpectralPlan::Impl& p, const SpectralPlan::Impl::Scale& s)
       : hann(table(ctx, s.transform.hann())),

@@ -26,6 +26,7 @@ struct StftPlan::Impl {
   StftGeometry geometry;
   FrameTransform transform;
   PaddedSignals padded;
+  /// Frames of one item, threads of the context, and floats of a thread's area.
   int64_t frames = 0, threads = 1, area = 0;
   std::vector<int64_t> first;  ///< [batch + 1]: first row of every item in `rows`
   Memory rows, sums, areas;    ///< [batch frames][window], padded signals, [threads][area]
@@ -57,6 +58,8 @@ struct SpectralPlan::Impl {
   bool weighted() const { return config.mel_excess != 1 || config.mel_transient != 0; }
   std::vector<Scale> scales;
   PaddedSignals padded;
+  /// bins, bands, work, rows: those of the scale that has most. area: floats of a thread's work area. parts: blocks of
+  /// sixteen rows.
   int64_t threads = 1, bins = 0, bands = 0, work = 0, area = 0, rows = 0, parts = 0;
   std::vector<int64_t> first;    ///< [batch + 1]: first row of every item at the current scale
   std::vector<double> partials;  ///< [parts][4]

@@ -9,18 +9,22 @@ namespace {
 
 constexpr int cells_per_thread = 8;
 
-/// Frames of a block of `threads` threads. A thread visits every `threads`-th cell; the steps are that distance in rows
-/// and bins.
+/// Frames of a block of `threads` threads. A thread visits every `threads`-th cell (bin of a frame) of the block; the
+/// steps are that distance in rows and bins: threads = row_step bins + bin_step.
 struct Rows {
   int rows;                ///< per block
   int row_step, bin_step;  ///< of `threads` cells
 };
 
+/// A block has shape.rows frames, at most 8 cells per thread. In order: load the estimate, compare cells with the
+/// target, store the gradient of the STFT terms; barrier; compare bands, which read magnitudes of other threads;
+/// barrier; gradients of the bins from the slopes of the bands; sums.
 /// `general`: any MelKind, and weights. For MelKind::power shared memory has powers in place of magnitudes.
 template <int threads, bool general>
 __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Rows shape) {
   NACRE_SHARED(double, buffer, 4 * (threads / 32));
-  // Of the estimate and of the target; then the slopes of the bands; then, for norms, one float per frame.
+  // [rows][bins] magnitudes of the estimate and as many of the target; then [rows][bands] slopes; then, for norms, one
+  // float per frame. Empty without mel terms.
   NACRE_DYNAMIC_SHARED(float, magnitudes);
   const int bins = static_cast<int>(s.bins), bands = static_cast<int>(s.bands), tid = static_cast<int>(threadIdx.x);
   const float w0 = s.weights[0], w1 = s.weights[1], w2 = s.weights[2], w3 = s.weights[3];
@@ -43,6 +47,7 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
     const int cell = tid + j * threads;
     x[j] = cell < cells ? load_complex(estimate, cell) : Complex{0, 0};
   }
+  // The only division by the number of bins; the loops step on from here.
   const int first_row = tid / bins, first_bin = tid - first_row * bins;
   int bin = first_bin;
 #pragma unroll
@@ -111,6 +116,8 @@ __global__ void __launch_bounds__(threads) spectral_rows_kernel(ScaleView s, Row
 
 // 8 cells per thread: 2048 and 4096 cells. The smaller block where a frame fits into it.
 constexpr int64_t few_threads = 256, many_threads = 512;
+// Threads, frames and dynamic shared memory (bytes) of a block. The memory must hold what spectral_rows_kernel lays
+// out.
 int64_t threads_for(const ScaleView& s) {
   return s.bins <= few_threads * cells_per_thread ? few_threads : many_threads;
 }
@@ -121,6 +128,7 @@ size_t shared_for(const ScaleView& s) {
 
 }  // namespace
 
+// A block must hold a whole frame: its bins in registers, and magnitudes and slopes in shared memory.
 bool spectral_rows_supports(const DeviceLimits& d, const ScaleView& s) {
   const size_t buffer = 4 * (many_threads / 32) * sizeof(double);
   return s.bins <= many_threads * cells_per_thread && shared_for(s) + buffer <= d.shared_per_block;

@@ -38,12 +38,16 @@ __global__ void __launch_bounds__(threads)
   if (threadIdx.x % 32 == 0) weights[row] = weight;
 }
 
-/// MelKind::norms of one frame per block: losses, and the slope of each band.
+/// MelKind::norms of one frame per block: losses, and the slope of each band. As compare_norms of spectral_cells.cuh,
+/// with magnitudes computed from the spectra in global memory. A thread has every 256th band. `slopes` first holds the
+/// differences of the logarithms; the second loop, after the norm is known, turns them into slopes. A thread reads only
+/// what it wrote itself, so the barriers of block_sum are the only ones.
 __global__ void __launch_bounds__(threads, 4) spectral_norms_kernel(ScaleView s) {
   NACRE_SHARED(double, buffer, warps);
   const int64_t row = blockIdx.x;
   const int bands = static_cast<int>(s.bands);
   float* const slopes = s.slopes + row * bands;
+  // Both signals' values of a band, summed anew in both loops rather than stored.
   const auto band_of_row = [&](int band) {
     Band v{0, 0};
     for (int32_t k = s.by_band.first[band]; k < s.by_band.first[band + 1]; ++k) {

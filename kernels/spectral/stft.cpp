@@ -6,6 +6,14 @@
 #include "runtime/host.h"
 #include "spectral/spectral_plans.h"
 
+// stft on the CPU, and what both devices share: checks, plans and the number of frames (contract: nacre/ops/stft.h;
+// twin: stft.cu). Row b frames + f is frame f of item b. Sixteen rows form a part, one frame per lane of
+// FrameTransform.
+//   forward    pad the signals; per part: transform, then one row of the spectrum per lane
+//   adjoint    per part: adjoint transform to windowed frames in `rows`; then overlap-add to padded signals, then the
+//              padding folded back into dx
+// `sums` holds the padded input of the forward direction and the overlap-added output of the adjoint. A call overwrites
+// it, so a plan serves one call at a time.
 namespace nacre {
 namespace cuda {
 std::unique_ptr<DevicePlan> plan(Context&, const StftPlan::Impl&);
@@ -17,6 +25,7 @@ namespace {
 
 constexpr int64_t L = frame_lanes;
 
+/// Throws for what stft_frames() and the plan do not support. FrameTransform checks the window itself.
 void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
   if (time < 1 || g.hop < 1)
     throw_usage(op,
@@ -30,8 +39,8 @@ void check_geometry(const char* op, int64_t time, const StftGeometry& g) {
                         ", frames inside the signal need at least one window of samples");
 }
 
-// Lanes are strided here, but a spectrum is read or written once, little beside the transform.
-// One frame's spectrum: from re, im [bins][lane] to row [bins][2], and back.
+// One frame's spectrum: from re, im [bins][lane] to row [bins][re, im], and back. The pointers are those of bin 0 of a
+// lane. Accesses are L floats apart, but a spectrum is read or written once, little beside the transform.
 void take_lane(const float* re, const float* im, int64_t bins, float* row) {
   for (int64_t k = 0; k < bins; ++k) row[2 * k] = re[k * L], row[2 * k + 1] = im[k * L];
 }
@@ -47,6 +56,8 @@ int64_t stft_frames(int64_t time, const StftGeometry& g) {
   return g.aligned ? (time - 1) / g.hop + 1 : time / g.hop + 1;
 }
 
+// A plan on the device has its memory in `on_device`; `first`, `rows`, `sums` and `areas` stay empty. On the CPU each
+// thread has an area of [transform's work | re | im].
 StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g)
     : signal(s), geometry(g), transform("stft", g.window, g.normalised) {
   check_geometry("stft", s.time, g);
@@ -73,6 +84,7 @@ StftPlan::Impl::Impl(Context& ctx, Shape s, StftGeometry g)
 
 namespace {
 
+/// The area of one running part; see parallel_parts for `slot`.
 float* work_area(const StftPlan::Impl& p, int slot) { return reinterpret_cast<float*>(p.areas.data()) + slot * p.area; }
 
 }  // namespace
@@ -85,6 +97,7 @@ Shape StftPlan::signal() const noexcept { return impl_->signal; }
 Shape StftPlan::spectrum() const noexcept { return impl_->spectrum(); }
 StftGeometry StftPlan::geometry() const noexcept { return impl_->geometry; }
 
+// A plan has areas for as many threads as its context had. A context with more would use areas that do not exist.
 static void check(const char* op, const Context& ctx, const StftPlan& plan) {
   if (on_cuda(ctx) != static_cast<bool>(plan.impl().on_device))
     throw_usage(op, "plan was made for another device than " + str(ctx.device()));
@@ -135,6 +148,7 @@ void stft_adjoint(Context& ctx, const StftAdjoint& a) {
     }
     p.transform.adjoint(re, im, frames, work);
   });
+  // overlap_add() adds, so the sums begin with zeros. The right padding has the samples that the last frame reaches.
   ctx.zero(View<float>(p.sums_data(), {.channels = p.padded.elements()}));
   overlap_add(ctx, p.padded, p.rows_data(), p.first.data(), N, p.geometry.hop, p.padded.left, p.padded.right,
               p.sums_data());

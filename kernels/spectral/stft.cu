@@ -2,13 +2,16 @@
 
 #include "spectral/spectral_frames.cuh"
 
-// Forward: frames, then cuFFT. Adjoint: halved spectrum, cuFFT, overlap-add. A frame of N samples moves 4 N bytes each
-// to write and to read the windowed frame and for the spectrum, besides the signal.
+// stft on the device (contract: nacre/ops/stft.h; twin: stft.cpp). Forward: frames, then cuFFT. Adjoint: halved
+// spectrum, cuFFT, overlap-add, which applies the window. A frame of N samples moves 4 N bytes each to write and to
+// read the windowed frame and for the spectrum, besides the signal.
 namespace nacre::cuda {
 namespace {
 
 constexpr int threads = 256;
 
+/// Table of the window, frames of all items [batch frames][window], and a spectrum: the halved copy of the adjoint, and
+/// the output of cuFFT if the caller's is not aligned.
 struct Device : DevicePlan {
   Device(Context& ctx, const StftPlan::Impl& p)
       : window(table(ctx, p.transform.hann())),
