@@ -1,3 +1,9 @@
+// Files to streams and back. FileCodec::encode() reads a file twice (peak and length, then samples), and decode() reads
+// a stream once. Both work piece by piece in bounded memory and write under a
+// temporary name. live.cpp has the way of a signal that arrives.
+// encode: AudioReader, then per group of channels signals_of (choice of channels, gain), Resampler, WindowedEncoder,
+// and together CodesWriter. decode: CodesReader, then per group GroupDecoder (concealment, WindowedDecoder, Resampler),
+// and together Interleaver (gain) and WavWriter.
 #include "nacre/coding/codec_files.h"
 
 #include <algorithm>
@@ -76,6 +82,7 @@ int64_t codebooks_of(const CodecConfig& c, const StreamHeader& h, const DecodeOp
                                       (there == 1 ? " codebook, " : " codebooks, ") +
                                       std::to_string(options.codebooks) + " are to be decoded; expected 1" +
                                       (there > 1 ? " to " + std::to_string(there) : ""));
+  // `codebooks` must be there. `max_codebooks` is a limit that a stream with fewer meets anyway.
   const int64_t wanted = options.codebooks > 0 ? options.codebooks : there;
   return options.max_codebooks > 0 ? std::min(wanted, options.max_codebooks) : wanted;
 }
@@ -96,6 +103,7 @@ void expect_ecdc(const CodecConfig& c, const AudioInfo& audio, const std::string
 
 /// Throws Error(usage) for options of encoding that contradict each other, the input or the model.
 void check_options(const CodecConfig& c, const std::string& audio, const EncodeOptions& options) {
+  // 0 chooses the gain by the peak, which needs the whole file first. So nothing is coded live, and a pipe is spooled.
   if (options.gain == 0) {
     if (options.block_frames != 0)
       throw Error(ErrorKind::usage, "--block has no effect without --gain or --no-normalise");
@@ -104,6 +112,7 @@ void check_options(const CodecConfig& c, const std::string& audio, const EncodeO
   // The stream's gain is the reciprocal. Written so that NaN is refused, too.
   if (!(options.gain >= 0x1p-40f && options.gain <= 0x1p40f))
     throw Error(ErrorKind::usage, "the gain is " + std::to_string(options.gain) + ", expected 2^-40 to 2^40");
+  // The gain of a .nacre stream undoes this one in the decoder.
   if (options.format == StreamFormat::ecdc)
     throw Error(ErrorKind::usage, "an .ecdc file has no gain: its samples are coded as they are");
   if (options.block_frames != 0 && !arrives(audio))
@@ -143,6 +152,7 @@ uint64_t stream_bytes(const StreamHeader& wanted, uint64_t frames) {
   const StreamWriter writer(wanted, [](std::span<const std::byte>) {});  // determines packet_frames
   const StreamHeader& h = writer.header();
   const auto packet = [&](uint64_t n) { return n == 0 ? 0 : stream_layout::packet_bytes(h, n); };
+  // Of each group: whole packets and one with the rest. An empty packet does not exist.
   const uint64_t whole = frames / h.packet_frames, rest = frames % h.packet_frames;
   uint64_t of_group = whole * packet(h.packet_frames) + packet(rest);
   if (h.segment != 0 && whole > 0 && rest > 0) {
@@ -190,12 +200,15 @@ FileReport FileCodec::encode(const std::string& audio, const std::string& stream
   hooked.output_begins();
   // The name appears with commit(). If anything below throws, no output remains.
   OutputFile file(stream);
+  // Writes the header at once, so gain and length must be known here.
   CodesWriter writer(options.format, header, [&](std::span<const std::byte> bytes) {
     if (!write_all(file.fd(), bytes.data(), bytes.size())) throw_errno(stream, "cannot write");
   });
   std::vector<WindowedEncoder> encoders;
   std::vector<Resampler> resamplers;
   for (uint32_t g = 0; g < header.groups(); ++g) {
+    // The sink keeps a reference to `writer`, which is declared before the encoders and so outlives them. 0: the
+    // default window.
     encoders.emplace_back(
         codec_,
         [&writer, g](View<const int32_t> codes, float level) {
@@ -248,6 +261,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const StreamHeader h = reader.header();
   expect_model(reader.format(), h, codec_.config(), identity_, input.name());
   const int64_t codebooks = codebooks_of(codec_.config(), h, options, input.name());
+  // Errors of a damaged .nacre stream, read without concealment, name the option that would decode the rest.
   const auto with_hint = [&](const auto& read) {
     try {
       return read();
@@ -256,6 +270,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
       throw Error(ErrorKind::input, std::string(e.what()) + "; --conceal decodes the rest");
     }
   };
+  // Live decoding writes samples that it cannot take back, so it is only for what needs neither a part nor repair.
   const bool whole = options.from == 0 && !options.to && !options.conceal;
   if (stream == "-" && audio == "-" && reader.format() == StreamFormat::nacre && whole &&
       can_decode_live(codec_.config(), h, options))
@@ -272,6 +287,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   const auto wanted = [&](uint64_t samples) { return resampled_frames(static_cast<int64_t>(samples), original, rate); };
   const bool known = h.samples != StreamHeader::unknown;
   int64_t total = known ? wanted(h.samples) : Section::open;
+  // A length in the header shows here that the stream is too short. Otherwise the end of the stream does, below.
   const Section section = section_of(codec_.config(), h, rate, options);
   expect_within(section, options, total, rate, input.name());
   const int64_t end = std::min(section.end, total);
@@ -282,6 +298,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   WavWriter writer(audio, rate, static_cast<int>(h.channels), options.format,
                    end == Section::open ? std::nullopt : std::optional(end - section.first));
   Interleaver out(h);
+  // A deque never moves its elements: the decoder inside holds a pointer to its GroupDecoder.
   std::deque<GroupDecoder> groups;
   for (uint32_t g = 0; g < h.groups(); ++g)
     groups.emplace_back(codec_, h, section, group_of(h, g).count, rate, codebooks, options.conceal, out.group(g));
@@ -291,7 +308,9 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
   int64_t frames = 0;
   while (frames < section.frames_read) {
     const std::optional<StreamPacket> packet = with_hint([&] { return reader.next(); });
+    // The end of the stream, before the end of the section.
     if (!packet) break;
+    // The group decodes what its window permits and appends the samples to its part of `out`.
     groups[packet->group].push(*packet);
     losses.add(*packet);
     // Samples can be written only when every group has its packet of this stretch.
@@ -309,10 +328,12 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
     group.finish();
     hooked.check();
   }
+  // Only the end of a stream says its length, if the header has none. It is reached unless the section ends before.
   if (reader.finished()) {
     total = wanted(reader.samples());
     expect_within(section, options, total, rate, input.name());
   }
+  // If the length is still unknown, total is `open`, and the section's end decides.
   const int64_t length = std::min(section.end, total) - section.first;
   // Only if the frames exceed the length by more than keep_back. The output has no name yet, so nothing wrong remains.
   if (out.taken() > length)
@@ -328,6 +349,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
                     .sample_rate = rate,
                     .samples = length,
                     .clipped = clipped};
+  // An .ecdc file has no packets with CRCs, so nothing of it can be found lost.
   if (options.conceal && reader.stream() != nullptr) {
     const double from = static_cast<double>(section.first) / rate;
     LossAccount::Lost lost = losses.within(from, from + report.seconds, h);
@@ -340,6 +362,7 @@ FileReport FileCodec::decode(const std::string& stream, const std::string& audio
 StreamFacts check_stream(const std::string& path) {
   Input input(path, nullptr);
   CodesReader reader(input);
+  // Every packet is verified and dropped.
   while (reader.next()) {
   }
   return {.format = reader.format(),

@@ -1,3 +1,6 @@
+// Input bytes of a stream, and the choice between its two formats. Input reads the first sniffed_bytes at once, to tell
+// the format and to name a file of another kind. source() gives them again, so every reader sees the input from its
+// beginning.
 #include "coding/codes_files.h"
 
 #include <fcntl.h>
@@ -44,8 +47,10 @@ Input::Input(const std::string& path, const Hooked* hooked)
   // Standard input may be a file, too, and need not be at its beginning.
   struct stat status {};
   if (const off_t at = ::lseek(fd(), 0, SEEK_CUR); at >= 0 && ::fstat(fd(), &status) == 0 && S_ISREG(status.st_mode))
+    // Only these have positions. A pipe keeps start_ at -1.
     start_ = at, size_ = std::max<off_t>(0, status.st_size - at);
   std::array<std::byte, sniffed_bytes> bytes{};
+  // A pipe may give fewer bytes at once; only 0 is its end.
   for (size_t n = 1; n > 0 && head_.size() < sniffed_bytes;) {
     n = read_next(std::span(bytes).first(sniffed_bytes - head_.size()));
     head_.append(reinterpret_cast<const char*>(bytes.data()), n);
@@ -89,6 +94,8 @@ CodesReader::CodesReader(Input& input, StreamReaderOptions options, bool positio
 }
 
 CodesReader::Reader CodesReader::open(Input& input, StreamReaderOptions options, bool positions) {
+  // An input of any other kind goes to StreamReader, whose refusal is replaced by what the
+  // input is, if that is known.
   const Thing thing = thing_of(input.head());
   if (thing == Thing::ecdc) return EcdcReader(input.source(), input.name());
   try {
@@ -103,6 +110,7 @@ CodesReader::Reader CodesReader::open(Input& input, StreamReaderOptions options,
 
 CodesWriter::Writer CodesWriter::make(StreamFormat format, const StreamHeader& h, const ByteSink& sink) {
   if (format == StreamFormat::nacre) return StreamWriter(h, sink);
+  // The model with segments is the second one.
   return EcdcWriter({.model = &ecdc_models[h.segment != 0 ? 1 : 0], .samples = h.samples, .codebooks = h.codebooks},
                     sink);
 }

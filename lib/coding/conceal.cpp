@@ -1,3 +1,6 @@
+// The gain around lost frames, and the account of what was lost. docs/format.md, "Concealment", defines the curve.
+// LossEnvelope keeps runs of samples that are lost or there. add() appends runs when packets arrive, and apply() and
+// skip() consume them when their samples leave the decoder.
 #include "coding/conceal.h"
 
 #include <algorithm>
@@ -27,6 +30,8 @@ void LossEnvelope::add(int64_t samples, bool lost) {
     runs_.push_back({samples, lost});
 }
 
+/// The gain of sample `elapsed` of the run: start + (end - start) (1/2 - cos(pi p) / 2) with p = (elapsed + 1) /
+/// length, where `end` is 0 in a loss and 1 otherwise. Sample length - 1 reaches `end`.
 float LossEnvelope::gain_at(int64_t elapsed) const {
   const float end = lost_ ? 0.0f : 1.0f;
   const int64_t length = lost_ ? fall_ : rise_;
@@ -36,10 +41,13 @@ float LossEnvelope::gain_at(int64_t elapsed) const {
   return start_ + (end - start_) * weight;
 }
 
+/// Passes samples run by run. each(n) gets the samples of one run, of which elapsed_ have been passed before.
 template <class F>
 void LossEnvelope::pass(int64_t samples, F&& each) {
   while (samples > 0 && !runs_.empty()) {
     Run& run = runs_.front();
+    // The curve begins again from where it is. The state before the first run is "there, at gain 1": a stream that
+    // begins with a loss begins at 0 instead.
     if (run.lost != lost_) {
       // The gain of the last sample that was passed.
       start_ = any_ ? gain_at(elapsed_ - 1) : 0.0f;
@@ -83,6 +91,7 @@ LossAccount::Lost LossAccount::within(double from, double to, const StreamHeader
   };
   const double frame = static_cast<double>(h.hop) / h.model_rate;
   for (const auto& [first, end] : ranges_) {
+    // Only the part that meets the section counts.
     const double begins = std::max(from, seconds(first)), ends = std::min(to, seconds(end));
     if (begins >= ends) continue;
     lost.seconds.emplace_back(begins, ends);

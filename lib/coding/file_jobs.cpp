@@ -16,6 +16,7 @@ namespace fs = std::filesystem;
 
 bool is_stream(const std::string& name) { return name.ends_with(".nacre") || name.ends_with(".ecdc"); }
 
+/// The name of the output for the name of an input, both below the folders that were given.
 std::string renamed(const std::string& name, FileKind from, const MatchOptions& options) {
   if (from == FileKind::stream) {
     const std::string plain = is_stream(name) ? name.substr(0, name.rfind('.')) : name;
@@ -56,6 +57,7 @@ FileJobs find_files(const std::vector<std::string>& inputs, FileKind kind) {
   int piped = 0;
   for (const std::string& in : inputs) {
     if (in == "-" && ++piped > 1) throw Error(ErrorKind::usage, "standard input (-) can be given only once");
+    // Also a file that does not exist: opening it gives the message.
     if (place_of(in) != Place::folder) {
       found.jobs.push_back({in, in == "-" ? in : last_part(in)});
       continue;
@@ -87,6 +89,7 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
   if (output.empty()) throw Error(ErrorKind::usage, "-o: the name is empty");
   FileJobs jobs = find_files(inputs, from);
   const Place place = place_of(output);
+  // Whether the output is a folder, which may not exist yet.
   const bool into = jobs.several || place == Place::folder || output.ends_with('/');
   if (into && output == "-") throw Error(ErrorKind::usage, "-o -: standard output takes one file, not several");
   if (into && (place == Place::file || place == Place::other))
@@ -106,6 +109,7 @@ FileJobs match_files(const std::vector<std::string>& inputs, const std::string& 
     std::vector<std::string>& same = taken[job.out];
     // A file that was named twice counts as one input.
     if (std::any_of(same.begin(), same.end(), [&](const std::string& other) { return is_same_file(other, job.in); }))
+      // Left out below.
       job.in.clear();
     else
       same.push_back(job.in);

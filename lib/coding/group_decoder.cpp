@@ -1,3 +1,8 @@
+// A group of channels from packets to output samples: packet, codes in use, WindowedDecoder, envelope of losses, the
+// section's model samples, mean of signals that stand for one channel, Resampler, output. Each stage passes on what it
+// has, and the members say how far it is.
+// The section begins at a place where the sample grids of both rates meet, in front of its first sample. The resampled
+// samples up to there, early_ of them, are dropped (drop_front()).
 #include "coding/group_decoder.h"
 
 #include <algorithm>
@@ -47,6 +52,7 @@ std::span<const int32_t> GroupDecoder::codes_of(const StreamPacket& packet) {
 }
 
 void GroupDecoder::push(const StreamPacket& packet) {
+  // [from, to) are the frames of this packet that the section decodes; empty for a packet in front of it or behind it.
   const auto begin = static_cast<int64_t>(packet.first_frame), frames = static_cast<int64_t>(packet.frames);
   const int64_t from = std::clamp<int64_t>(section_.frame_first - begin, 0, frames),
                 to = std::clamp<int64_t>(section_.frame_end - begin, from, frames);
@@ -54,6 +60,7 @@ void GroupDecoder::push(const StreamPacket& packet) {
   if (envelope_) {
     // A segment's time ends where the next one begins. A section begins with a segment.
     const bool segmented = header_.segment != 0;
+    // Also for packets in front of the section: the gain at its beginning depends on the losses before.
     envelope_->add(segmented ? header_.stride : frames * header_.hop, packet.lost);
     envelope_->skip(segmented ? (from == frames ? header_.stride : 0) : from * header_.hop);
     last_lost_ = packet.lost;
@@ -75,6 +82,7 @@ void GroupDecoder::take(std::span<const float> samples) {
   }
   const size_t joint = header_.joint;
   const auto size = static_cast<int64_t>(samples.size() / joint);
+  // at_ counts every sample of the decoder, also those outside of the section, which are dropped here.
   const int64_t from = std::clamp<int64_t>(section_.model_first - at_, 0, size),
                 to = std::clamp<int64_t>(section_.model_end - at_, from, size);
   at_ += size;

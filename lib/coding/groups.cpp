@@ -1,3 +1,6 @@
+// From channels of a file to the signals that the codec takes, and back. A group with `count` channels and a codec of
+// `joint` signals: signal j is channel min(j, count - 1), and the last channel is the mean of signals count - 1 to
+// joint - 1. The way there and back gives every channel itself if the codec changes nothing.
 #include "coding/groups.h"
 
 #include <algorithm>
@@ -22,6 +25,7 @@ std::vector<float> signals_of(std::span<const float> interleaved, size_t channel
 std::span<const float> channels_of(std::span<const float> signals, size_t joint, size_t count,
                                    std::vector<float>& out) {
   if (count == joint) return signals;
+  // The first `alone` channels have one signal each, the last one has the others.
   const size_t frames = signals.size() / joint, alone = count - 1;
   const float part = 1.0f / static_cast<float>(joint - alone);
   out.resize(frames * count);
@@ -52,12 +56,14 @@ std::span<const float> Interleaver::take(int64_t keep_back, int64_t end) {
     for (size_t t = 0; t < n; ++t)
       for (size_t c = 0; c < count; ++c)
         piece_[t * channels_ + w.channels.first + c] = gain_ * w.samples[t * count + c];
+    // What is kept back, and what other groups do not have yet, stays.
     w.samples.erase(w.samples.begin(), w.samples.begin() + static_cast<std::ptrdiff_t>(n * count));
   }
   taken_ += static_cast<int64_t>(n);
   return piece_;
 }
 
+// A stream may lack two samples that the length has, because of rounding in the resampler (docs/format.md).
 std::span<const float> Interleaver::finish(int64_t end) {
   for (Waiting& w : waiting_) {
     const size_t lacking = static_cast<size_t>(std::max<int64_t>(0, end - taken_)) * w.channels.count;

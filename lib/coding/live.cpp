@@ -1,3 +1,8 @@
+// Coding while the signal arrives, without a spool file and without knowing the length.
+// encode_live(): LiveReader gives what has arrived, at most 20 ms at once. Each group of channels has a resampler and
+// an encoder. StreamWriter writes a stretch when every group has its packet. decode_live(): each packet goes through
+// its group's decoder and resampler into an Interleaver, which gives the samples that all channels have.
+// Waiting for input and output is in wait_for(), which calls Hooked::check(), so a signal ends it.
 #include "coding/live.h"
 
 #include <fcntl.h>
@@ -33,11 +38,13 @@ class LiveOutput {
   LiveOutput(const std::string& path, const Hooked& hooked)
       : name_(path == "-" ? "standard output" : path), hooked_(hooked) {
     struct stat status {};
+    // A folder goes to OutputFile, which refuses it.
     const bool there = path != "-" && ::stat(path.c_str(), &status) == 0;
     if (path == "-") {
       fd_ = STDOUT_FILENO;
     } else if (there && !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode)) {
       do {
+        // Opening a pipe waits for a reader. A signal interrupts the wait, and check() then throws.
         hooked_.check();
         place_ = Descriptor(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
       } while (!place_ && errno == EINTR);
@@ -50,6 +57,7 @@ class LiveOutput {
   }
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
+      // write() of more bytes than have room would wait where no signal is looked at.
       wait_for(fd_, POLLOUT, [this] { hooked_.check(); });
       const ssize_t n = ::write(fd_, bytes.data(), std::min(bytes.size(), written_at_once));
       if (n < 0 && errno != EINTR && errno != EAGAIN) throw_errno(name_, "cannot write");
@@ -58,6 +66,7 @@ class LiveOutput {
   }
   void commit() {
     if (file_) file_->commit();
+    // Standard output stays open.
     if (place_ && ::close(place_.release()) != 0) throw_errno(name_, "cannot close");
   }
 
@@ -65,8 +74,8 @@ class LiveOutput {
   std::string name_;
   const Hooked& hooked_;
   std::optional<OutputFile> file_;
-  Descriptor place_;
-  int fd_ = -1;
+  Descriptor place_;  // a pipe or a device
+  int fd_ = -1;       // of file_, of place_ or of standard output
 };
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -74,6 +83,7 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 /// Interleaves channels, scales them, and writes them as WAV up to a number of frames.
 class LiveWav {
  public:
+  // The header is written at once. Without a length its sizes are 0xFFFFFFFF.
   LiveWav(LiveOutput& to, const StreamHeader& h, int rate, WavFormat format, std::optional<int64_t> frames)
       : to_(to), waiting_(h), format_(format), end_(frames.value_or(std::numeric_limits<int64_t>::max())) {
     const std::string header = wav_header(rate, static_cast<int>(h.channels), format, frames);
@@ -96,6 +106,7 @@ class LiveWav {
   }
   void put(float x) {
     if (!std::isfinite(x)) throw Error(ErrorKind::usage, "standard output: a sample to write is not finite");
+    // Little-endian, as everything in a WAV file.
     const bool pcm = format_ == WavFormat::pcm16;
     const uint32_t bits = pcm ? static_cast<uint16_t>(to_pcm16(x, clipped_)) : std::bit_cast<uint32_t>(x);
     for (int i = 0; i < (pcm ? 2 : 4); ++i) bytes_.push_back(static_cast<std::byte>(bits >> (8 * i) & 255));
@@ -112,6 +123,7 @@ class LiveWav {
 /// memory and time do not grow with a packet that the signal does not fill.
 int64_t block_of(const CodecConfig& c, const StreamHeader& h) {
   int64_t block = std::min<int64_t>(h.packet_frames, default_window_frames(c));
+  // Ends at 1 at the latest.
   while (h.packet_frames % block != 0) --block;
   return block;
 }
@@ -161,6 +173,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
   hooked.output_begins();
   LiveOutput output(stream, hooked);
   StreamWriter writer(header, [&](std::span<const std::byte> bytes) { output.write(bytes); });
+  // Their sinks refer to `writer`, which outlives them.
   std::vector<LiveEncoder> encoders;
   std::vector<Resampler> resamplers;
   for (uint32_t g = 0; g < header.groups(); ++g) {
@@ -181,6 +194,8 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
   std::vector<float> piece, ready;
   int64_t samples = 0;
   while (const int64_t n = reader.read(most, piece)) {
+    // All groups get the same number of samples, so they complete their frames in the same round, and no packet waits
+    // long in the writer.
     for (uint32_t g = 0; g < header.groups(); ++g) {
       ready.clear();
       resamplers[g].process(signals_of(piece, width, group_of(header, g), header.joint, options.gain), ready);
@@ -191,6 +206,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
   }
   for (uint32_t g = 0; g < header.groups(); ++g) {
     ready.clear();
+    // First the resampler's tail, then the encoder's last frames, which its padding completes.
     resamplers[g].finish(ready);
     push_to(g, ready);
     std::visit([](auto& encoder) { encoder.finish(); }, encoders[g]);
@@ -198,6 +214,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
   }
   writer.finish(static_cast<uint64_t>(samples));
   output.commit();
+  // After commit(): the stream is complete, and what follows the samples is of no interest to it.
   reader.drain();
   return {.seconds = static_cast<double>(samples) / rate,
           .wall_seconds = seconds_since(start),
@@ -212,6 +229,7 @@ FileReport encode_live(Codec& codec, uint64_t identity, const std::string& audio
 bool can_decode_live(const CodecConfig& c, const StreamHeader& h, const DecodeOptions& options) {
   if (c.needs_whole_signal() && !c.segmented()) return false;
   if (h.samples == StreamHeader::unknown) return true;
+  // The header is written before the first sample, so a length beyond RIFF's sizes cannot be corrected later.
   const auto rate = static_cast<int>(options.model_rate ? h.model_rate : h.original_rate);
   return fits_wav(resampled_frames(static_cast<int64_t>(h.samples), static_cast<int>(h.original_rate), rate),
                   static_cast<int>(h.channels), options.format);
@@ -256,7 +274,9 @@ FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codeb
   std::vector<int32_t> codes;
   while (const std::optional<StreamPacket> packet = stream.next()) {
     first_codebooks(codec.config(), packet->codes, there, codebooks, codes);
+    // The decoder calls the sink above, which resamples into the group's waiting samples.
     push(decoders[packet->group], codes, packet->scale);
+    // The last group of the stretch: all channels have it now.
     if (packet->group + 1 == h.groups()) out.write(keep_back);
     hooked.check();
   }
@@ -266,6 +286,7 @@ FileReport decode_live(Codec& codec, const ArrivingStream& stream, int64_t codeb
     hooked.check();
   }
   const int64_t length = wanted(stream.samples());
+  // What was written cannot be taken back. Only a stream with more padding than a live encoder makes comes here.
   if (out.written() > length)
     throw Error(ErrorKind::input, stream.name + ": has more frames than its length of " +
                                       std::to_string(stream.samples()) + " samples needs; " +

@@ -15,6 +15,7 @@ class Hooked {
  public:
   explicit Hooked(const FileHooks& hooks) : hooks_(hooks) {}
   ~Hooked() {
+    // OutputFile has removed the file by then, or renamed it.
     if (hooks_.unfinished != nullptr) hooks_.unfinished->store(false);
   }
   void output_begins() {

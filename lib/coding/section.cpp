@@ -1,3 +1,7 @@
+// Which part of a stream has to be read, decoded and resampled for a section of the output. The rates are up : down in
+// lowest terms, so output sample i * up and model sample i * down stand at the same time, for every whole i. A
+// resampler that starts there gives the samples that it would give within the whole signal, once `margin` samples have
+// passed.
 #include "coding/section.h"
 
 #include <algorithm>
@@ -39,6 +43,7 @@ Section section_of(const CodecConfig& c, const StreamHeader& h, int rate, const 
   const int64_t down = model_rate / common, up = rate / common;
   const int64_t margin = up == down ? 0 : resampling_reach(static_cast<int>(model_rate), rate);  // of output
   const int64_t context = c.decoder_context();
+  // The last such place that is `margin` output samples or more in front of the section.
   const int64_t group = std::max<int64_t>(0, s.first - margin) / up;
   s.model_first = group * down;
   s.resampled_first = group * up;
@@ -48,6 +53,7 @@ Section section_of(const CodecConfig& c, const StreamHeader& h, int rate, const 
     // a whole segment, and only the last two may be shorter.
     s.frame_first = std::max<int64_t>(0, s.model_first / stride - 2) * segment;
     if (!options.to) return s;
+    // The first place behind the section and the margin.
     s.model_end = (s.end + margin) / up * down + down;
     s.frame_end = s.frames_read = (s.model_end + stride - 1) / stride * segment;
     // If only the end of the stream says how long it is, another segment shows that `to` is not behind it.

@@ -1,3 +1,4 @@
+// Arithmetic on samples: channels, resampling by soxr, levels, 16-bit rounding.
 #include "nacre/data/audio.h"
 
 #include <soxr.h>
@@ -41,7 +42,7 @@ struct Resampler::Impl {
   int from = 0, to = 0;
   size_t channels = 1;
   soxr_t soxr = nullptr;
-  int64_t taken = 0, given = 0;
+  int64_t taken = 0, given = 0;  // frames of input and of output so far
   std::vector<float> buffer = {};
   ~Impl() {
     if (soxr != nullptr) soxr_delete(soxr);

@@ -1,3 +1,7 @@
+// AudioReader: audio files of all formats, with the checks that the decoders lack. The container is inspected first
+// (container.h): it finds parts, defects and wrong sizes without decoding. Then each part is opened by a decoder
+// (decoder.h), and read() goes through the parts as one signal. What is wrong throws, or becomes a warning with
+// AudioOptions::salvage.
 #include <fcntl.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -81,8 +85,8 @@ struct AudioReader::Impl {
   size_t part = 0;
   std::unique_ptr<ByteRange> bytes;  // the decoder reads from this
   std::unique_ptr<Decoder> decoder;
-  int64_t position = 0;
-  bool ended = false;
+  int64_t position = 0;  // in frames, over all parts
+  bool ended = false;    // the last part is read, or damage was accepted
 
   void open(size_t which);
   std::unique_ptr<Decoder> decoder_of(ByteRange&) const;
@@ -124,6 +128,7 @@ void AudioReader::Impl::open(size_t which) {
     decoder = decoder_of(*bytes);
   } catch (const DecodeFault& fault) {
     if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
+    // Most files have one part, which needs no number.
     if (which == 0) bad(name, fault.reason);
     bad(name,
         "part " + std::to_string(which + 1) + " of " + std::to_string(container.parts.size()) + ": " + fault.reason);
@@ -153,6 +158,7 @@ void AudioReader::Impl::survey() {
     }
     part_frames.push_back(now.frames);
   }
+  // Reading begins with the first part.
   if (part != 0 || !decoder) open(0);
 }
 
@@ -200,6 +206,7 @@ int64_t AudioReader::Impl::decode(int64_t frames, float* to) {
         ended = true;
       }
     }
+    // A decoder takes an error of the disk for the end of the file or for damage. Salvage must not accept it.
     if (bytes->error() != 0) throw Error(ErrorKind::io, name + ": cannot read: " + std::strerror(bytes->error()));
     n += got;
     if (got == 0 && !ended) {
@@ -218,6 +225,7 @@ int64_t AudioReader::read(int64_t frames, std::vector<float>& to) {
   to.resize(static_cast<size_t>(frames * m.info.channels));
   const int64_t n = m.decode(frames, to.data());
   to.resize(static_cast<size_t>(n * m.info.channels));
+  // position is still that of the first frame of `to`.
   expect_samples(to, m.info.channels, m.position, m.name);
   m.position += n;
   if (n < frames) m.at_end();

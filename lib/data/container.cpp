@@ -1,3 +1,8 @@
+// What a container says about its audio, read from headers alone. Each inspect_ function walks over one format's chunks
+// or pages to the samples and compares the declared size with the bytes that are there. The outcomes: a fault (cut off
+// or empty), a patch of sizes that a recorder left at 0 or at a value for "unknown", or nothing.
+// The same functions serve a file (FileBytes), whose size is known, and a file that arrives (ArrivingBytes), of which
+// no byte behind the samples' beginning may be waited for. file.arrives() tells them apart.
 #include "data/container.h"
 
 #include <sys/stat.h>
@@ -35,6 +40,7 @@ class FileBytes : public Bytes {
  public:
   FileBytes(int fd, uint64_t size) : Bytes(size), fd_(fd) {}
   std::string at(uint64_t offset, size_t n) const override {
+    // The block is replaced as soon as it does not hold all of the bytes.
     if (offset < block_at_ || offset + n > block_at_ + block_.size()) {
       // Many small chunks or pages in a row are worth a large block; single reads far apart are not.
       const bool near = offset >= last_ && offset - last_ < 1024;
@@ -75,6 +81,7 @@ class ArrivingBytes : public Bytes {
   const ByteReader& read_;
 };
 
+/// An unsigned number of as many bytes as are given.
 uint64_t number(std::string_view bytes, bool big_endian) {
   uint64_t value = 0;
   for (size_t i = 0; i < bytes.size(); ++i)
@@ -93,6 +100,7 @@ std::string truncated(uint64_t promised, uint64_t there) {
          " are there";
 }
 
+/// The samples in front of the cut can be read.
 void is_cut(Container& c, std::string fault) {
   c.fault = std::move(fault);
   c.salvageable = true;
@@ -106,11 +114,13 @@ bool unknown_length(uint64_t n) {
 /// The same for formats with sizes of 64 bits: zero, or more bytes than any file has.
 bool unknown_long_length(uint64_t n) { return n == 0 || n >= arriving_size / 2; }
 
+/// A warning only: the patches make the file whole.
 void is_unfinished(Container& c, uint64_t there) {
   c.warning = "the header declares no audio, but " + std::to_string(there) +
               " bytes of it are there, because the recording was not finished; they are used";
 }
 
+/// What tells the formats with chunks of 4 bytes name, 4 bytes size apart.
 struct Chunks {
   bool big_endian = false, rf64 = false;
   std::string_view data_name;
@@ -155,6 +165,8 @@ void inspect_arriving_data(const Bytes& file, uint64_t begin, uint64_t at, uint6
   }
 }
 
+/// WAV, RIFX, RF64 and AIFF: behind 12 bytes (name, size, kind) come chunks. Those in front of the samples are passed,
+/// those behind them are not looked at, except to tell an empty file from an unfinished one.
 void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Container& c) {
   uint64_t long_data = 0, long_data_at = 0;
   for (uint64_t at = begin + 12; at + 8 <= file.size();) {
@@ -166,6 +178,7 @@ void inspect_chunks(const Bytes& file, uint64_t begin, const Chunks& kind, Conta
     // RF64 has the 64-bit sizes in this chunk: of the file, then of the data (EBU Tech 3306).
     if (name == "ds64" && size >= 24) long_data = number(file.at(start + 8, 8), false), long_data_at = start + 8;
     if (name == kind.data_name) {
+      // Of a file that arrives, this is far more than a size of 32 bits can declare.
       const uint64_t there = file.size() - start;
       c.audio = start + (kind.data_name == "SSND" ? 8 : 0);  // behind offset and block size
       if (kind.rf64 && size == 0xFFFFFFFFu) {
@@ -301,6 +314,7 @@ void find_links(const Bytes& file, uint64_t begin, Container& c) {
       at = next;
       continue;
     }
+    // The end of the link before, and a link that reaches to the end of the file unless another begins.
     if (page.first && !beginnings) {
       links.back().end = at;
       links.push_back({at, file.size()});
@@ -346,6 +360,7 @@ uint64_t behind_tags(const Bytes& file) {
 
 namespace {
 
+/// The first four bytes, or fewer.
 std::string_view magic_of(const std::string& head) {
   return std::string_view(head).substr(0, std::min<size_t>(4, head.size()));
 }

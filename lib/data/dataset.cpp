@@ -1,3 +1,8 @@
+// A folder as training material. scan() decodes every file once, in several threads, and keeps what fits into the
+// cache. split() chooses the held-out files. load() and read() give samples later, from the cache or from the file, and
+// refuse a file that has changed since the scan.
+// Locks: after the constructor, only the cache changes (cache, recent, cached_bytes), and `mutex` guards it. During the
+// scan the same mutex guards the progress.
 #include "nacre/data/dataset.h"
 
 #include <sys/stat.h>
@@ -31,6 +36,7 @@ class Hash {
  public:
   void text(const std::string& s) {
     for (const char c : s) byte(static_cast<unsigned char>(c));
+    // The zero byte ends the text, so that two texts in a row have one reading.
     byte(0);
   }
   void number(uint64_t x) {
@@ -38,6 +44,7 @@ class Hash {
   }
   uint64_t value() const {
     uint64_t x = state_;
+    // The final mix of SplitMix64.
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9ull;
     x = (x ^ x >> 27) * 0x94D049BB133111EBull;
     return x ^ x >> 31;
@@ -134,11 +141,13 @@ struct Dataset::Impl {
   uint64_t total_bytes = 0;
 
   // The cache; the most recently used clip comes first.
+  // Of each clip. `place` is valid as long as `samples` is not null.
   struct Entry {
     Samples samples;
     std::list<int64_t>::iterator place;
   };
   std::mutex mutex = {};
+  // By clip.
   std::vector<Entry> cache = {};
   std::list<int64_t> recent = {};
   uint64_t cached_bytes = 0;
@@ -187,6 +196,7 @@ void Dataset::Impl::scan() {
         const uint64_t room = options.cache_bytes - std::min(options.cache_bytes, kept.load());
         auto samples = decode(path, material(), options.min_samples, static_cast<int64_t>(room / sample_bytes()),
                               all[i], warnings[i]);
+        // Of the samples that were kept; 0 if there were more than `room`.
         const uint64_t bytes = samples.size() * sizeof(float);
         // Other threads may have used the room during decoding. The sum is therefore checked again.
         if (kept.fetch_add(bytes) + bytes > options.cache_bytes)
@@ -222,6 +232,7 @@ void Dataset::Impl::scan() {
     }
   };
   {
+    // This thread works, too, so one fewer is started. The end of this block joins the others.
     std::vector<std::jthread> threads;
     const int wanted = options.threads > 0 ? options.threads : usable_cores();
     try {
@@ -236,6 +247,7 @@ void Dataset::Impl::scan() {
   for (size_t i = 0; i < n; ++i)
     if (!reasons[i].empty()) bad.push_back({found.files[i], reasons[i]});
   std::sort(bad.begin(), bad.end(), [](const BadFile& a, const BadFile& b) { return a.path < b.path; });
+  // Those of the scan of the folder (pipes, unreadable folders) and those of decoding.
   const int64_t bad_files = static_cast<int64_t>(bad.size());
   if (bad_files == files)
     throw Error(ErrorKind::input, folder + ": no usable audio in this folder: " + bad_in_one_line(bad, files));
@@ -260,6 +272,7 @@ void Dataset::Impl::scan() {
 void Dataset::Impl::split() {
   if (!options.held_out.empty()) {
     for (std::string entry : options.held_out) {
+      // is_under() compares paths without a '/' at the end.
       while (entry.size() > 1 && entry.back() == '/') entry.pop_back();
       bool any = false;
       for (Clip& c : clips)
@@ -396,6 +409,7 @@ Dataset::Samples Dataset::load(int64_t clip) const {
   Impl& m = *impl_;
   const Clip& known = m.at(clip);
   {
+    // Only a hit is served under the lock.
     const std::lock_guard lock(m.mutex);
     auto& entry = m.cache[static_cast<size_t>(clip)];
     if (entry.samples) {

@@ -1,3 +1,6 @@
+// The two decoders of AudioReader, on ByteRange in place of a file. SoundFile (libsndfile) decodes in blocks of fixed
+// length, so that what is lost by damage does not depend on how the caller reads. MpegFile (libmpg123) decodes MP3.
+// Both are C libraries that call back into ByteRange, which therefore never throws.
 #include "data/decoder.h"
 
 #include <mpg123.h>
@@ -52,6 +55,7 @@ struct CloseSound {
 class SoundFile : public Decoder {
  public:
   explicit SoundFile(ByteRange& bytes) : bytes_(bytes) {
+    // libsndfile calls these for every access. b is the ByteRange.
     static SF_VIRTUAL_IO calls{
         .get_filelen = [](void* b) -> sf_count_t { return static_cast<ByteRange*>(b)->size(); },
         .seek = [](sf_count_t offset, int whence, void* b) -> sf_count_t {
@@ -85,6 +89,7 @@ class SoundFile : public Decoder {
     return done;
   }
   bool seek(int64_t frame) override {
+    // The position changes, so neither the block nor an earlier fault applies.
     failed_ = SF_ERR_NO_ERROR;
     block_.clear();
     used_ = 0;

@@ -1,3 +1,5 @@
+// Which parts of the held-out files are judged, and reading of them. The choice depends on the data set and the time
+// limit alone, so all evaluations of a run judge the same audio.
 #include "nacre/data/excerpts.h"
 
 #include <algorithm>

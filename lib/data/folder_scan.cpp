@@ -1,3 +1,4 @@
+// All files below a folder that have a wanted name, in order of path, over links but each folder once.
 #include "data/folder_scan.h"
 
 #include <dirent.h>

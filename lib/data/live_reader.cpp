@@ -1,3 +1,7 @@
+// LiveReader: audio that is decoded while it arrives, by libsndfile on a file that seems complete. libsndfile asks for
+// the size and seeks, which a pipe cannot. So it sees a virtual file of arriving_size bytes, whose header is patched if
+// it has no length, so that libsndfile reads on (container.h). Every byte that it asks for has arrived before the call,
+// so no wait happens inside of libsndfile, where no exception may pass.
 #include <fcntl.h>
 #include <poll.h>
 #include <sndfile.h>
@@ -48,10 +52,12 @@ class Arriving {
       const size_t have = bytes_.size();
       bytes_.resize(have + portion);
       ssize_t n = -1;
+      // Waits until there is at least one byte. Whatever has arrived by then is taken, up to `portion` bytes.
       do {
         wait_for(fd_, POLLIN, waiting_);
         n = ::read(fd_, bytes_.data() + have, portion);
       } while (n < 0 && (errno == EINTR || errno == EAGAIN));
+      // Also before an error is thrown, so that bytes_ holds arrived bytes only.
       bytes_.resize(have + static_cast<size_t>(std::max<ssize_t>(n, 0)));
       if (n < 0) throw_errno(name_, "cannot read");
       ended_ = n == 0;
@@ -62,6 +68,7 @@ class Arriving {
     if (offset < begin_ || offset >= end()) return {};
     return std::string_view(bytes_).substr(static_cast<size_t>(offset - begin_), n);
   }
+  // Frees what is in front of a position.
   void drop(uint64_t until) {
     const uint64_t stop = std::clamp(until, begin_, end());
     bytes_.erase(0, static_cast<size_t>(stop - begin_));
@@ -115,13 +122,14 @@ struct LiveReader::Impl {
   AudioInfo info = {};
   std::vector<std::string> warnings = {};
   std::unique_ptr<SNDFILE, CloseSound> sound = nullptr;
-  uint64_t frame_bytes = 0;
+  uint64_t frame_bytes = 0;  // bytes of one sample of every channel
   int64_t position = 0;  // in frames
 
   // What libsndfile sees: a file of arriving_size bytes.
+  // The position of the next byte that libsndfile reads.
   uint64_t at = 0;
-  // While a file is opened, it ends where its samples begin. libsndfile looks at the samples and for chunks behind them,
-  // and that must neither wait for them nor depend on whether they have arrived.
+  // While a file is opened, it ends where its samples begin. libsndfile looks at the samples and for chunks behind
+  // them, and that must neither wait for them nor depend on whether they have arrived.
   bool opening = true;
 
   int64_t read_bytes(void* to, int64_t bytes);
@@ -167,6 +175,7 @@ void LiveReader::Impl::open() {
   sound.reset(sf_open_virtual(&calls, SFM_READ, &found, this));
   if (!sound) bad(name, std::string("not readable as audio: ") + sf_strerror(nullptr));
   frame_bytes = sample_bytes(found.format) * static_cast<uint64_t>(std::max(found.channels, 0));
+  // The number of frames that have arrived follows from bytes only if all samples have one size.
   if (frame_bytes == 0) refuse("its samples are compressed in blocks");
   info = {.sample_rate = found.samplerate, .channels = found.channels};
   info.frames_known = !container.endless;
@@ -174,6 +183,7 @@ void LiveReader::Impl::open() {
                 : container.audio_bytes > 0 ? static_cast<int64_t>(container.audio_bytes / frame_bytes)
                                             : found.frames;
   opening = false;
+  // The header is not read again.
   input->drop(at);
 }
 
@@ -228,6 +238,7 @@ int64_t LiveReader::read(int64_t frames, std::vector<float>& to) {
   Impl& m = *impl_;
   to.clear();
   if (m.info.frames_known) frames = std::min(frames, m.info.frames - m.position);
+  // Waits for one frame only. Those that came with it are read, too.
   if (frames > 0) m.input->fill(m.at + m.frame_bytes);
   const int64_t n = std::min(frames, static_cast<int64_t>((m.input->end() - m.at) / m.frame_bytes));
   if (n <= 0) {
@@ -240,12 +251,14 @@ int64_t LiveReader::read(int64_t frames, std::vector<float>& to) {
     if (sf_error(m.sound.get()) == SF_ERR_NO_ERROR) bad(m.name, "longer than 4 GiB, which its format cannot say");
     bad(m.name, "damaged after frame " + std::to_string(m.position) + ": " + sf_strerror(m.sound.get()));
   }
+  // libsndfile never goes back behind the samples that it gave.
   m.input->drop(m.at);
   expect_samples(to, m.info.channels, m.position, m.name);
   m.position += n;
   return n;
 }
 
+/// read() may be called again after the end, so the warning is given once.
 void LiveReader::Impl::at_end() {
   if (position == 0) bad(name, "empty: it contains no audio");
   if (!info.frames_known || position >= info.frames || !warnings.empty()) return;

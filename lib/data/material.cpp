@@ -1,3 +1,5 @@
+// The samples of a file as the model sees them: choice of channels, resampling, level. survey() reads all of a file and
+// finds what read_material() needs to give any part of it with the same samples.
 #include "nacre/data/material.h"
 
 #include <algorithm>
@@ -15,6 +17,7 @@ constexpr double cancelled = 0.01;
 class ChannelPower {
  public:
   explicit ChannelPower(int channels) : channels_(static_cast<size_t>(channels)), power_(channels_, 0) {}
+  // Sums of squares in double: a long file has more samples than a float can count.
   void add(std::span<const float> interleaved, std::span<const float> mean) {
     for (size_t i = 0; i < interleaved.size(); ++i) power_[i % channels_] += square(interleaved[i]);
     for (const float v : mean) mean_power_ += square(v);
@@ -25,6 +28,7 @@ class ChannelPower {
     if (frames_ == 0) return -1;
     const double channels = std::accumulate(power_.begin(), power_.end(), 0.0) / static_cast<double>(channels_);
     // Below the level of silence, cancellation has no meaning.
+    // The power of all frames if every sample had the magnitude silence_deviation.
     const double least =
         static_cast<double>(silence_deviation) * static_cast<double>(silence_deviation) * static_cast<double>(frames_);
     if (channels < least || mean_power_ >= cancelled * channels) return -1;
@@ -85,6 +89,7 @@ struct Level {
     }
   }
   float peak() const { return std::max(most, -least); }
+  // Of a signal without samples, least, most and mean are 0.
   bool silent(int64_t samples) const {
     const double mean = samples > 0 ? sum / static_cast<double>(samples) : 0;
     return std::max(static_cast<double>(most) - mean, mean - static_cast<double>(least)) <
@@ -116,6 +121,7 @@ int pass(AudioReader& reader, const MaterialOptions& options, Material& m, std::
   while (const int64_t n = reader.read(piece_frames, piece)) {
     m.frames += n;
     const std::vector<float> source = source_of(piece, m, count);
+    // Only where a mean was taken; `source` is that mean.
     if (m.channels > count && m.channel < 0) power.add(piece, source);
     resampler.process(source, ready);
     take();
@@ -184,6 +190,7 @@ void read_material(AudioReader& reader, const Material& m, const MaterialOptions
   const int64_t common = std::gcd(m.sample_rate, options.sample_rate);
   const int64_t down = m.sample_rate / common, up = options.sample_rate / common;
   const int64_t margin = up == down ? 0 : resampling_reach(m.sample_rate, options.sample_rate);  // of output
+  // Output sample group * up and input frame group * down stand at the same time.
   const int64_t group = std::max<int64_t>(0, (offset - margin) / up);
   const int64_t first_frame = group * down;
 

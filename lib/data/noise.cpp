@@ -1,3 +1,5 @@
+// Mixtures of speech and noise for training that denoises. Like the sampler's crops, every draw follows from seed, step
+// and index.
 #include "nacre/data/noise.h"
 
 #include <algorithm>
@@ -32,6 +34,7 @@ void mix_noise(std::span<const float> noise, double gain, std::span<float> speec
     throw Error(ErrorKind::usage, "noise: " + std::to_string(noise.size()) + " samples of noise and " +
                                       std::to_string(speech.size()) + " of speech for a mixture of " +
                                       std::to_string(mixture.size()));
+  // Noise that is shorter is repeated below.
   noise = noise.first(std::min(noise.size(), speech.size()));
   const double loudest = static_cast<double>(peak_of(noise));
   // In double, because the quotient of two float peaks may exceed the range of float.
@@ -40,6 +43,7 @@ void mix_noise(std::span<const float> noise, double gain, std::span<float> speec
     mixture[i] =
         static_cast<float>(static_cast<double>(speech[i]) + factor * static_cast<double>(noise[i % noise.size()]));
   const double peak = static_cast<double>(peak_of(mixture));
+  // Speech and mixture are scaled alike, so that the speech in the mixture remains the target.
   if (peak <= 1) return;
   for (const std::span<float> x : {speech, mixture})
     for (float& v : x) v = static_cast<float>(static_cast<double>(v) / peak);
@@ -74,6 +78,7 @@ bool NoiseMixer::mix(int64_t step, int64_t index, std::span<float> input, std::s
   const Crop crop = read_some_crop(noise_, crops_, step, index, noise, lost);
   noise.resize(static_cast<size_t>(crop.length * noise_.channels()));
   mix_noise(noise, draw.gain, target, input);
+  // Without a clean target, the target is the mixture itself.
   if (!draw.clean_target) std::copy(input.begin(), input.end(), target.begin());
   return draw.clean_target;
 }

@@ -1,3 +1,5 @@
+// CropSampler draws crops by a counter-based generator (Philox), so every crop follows from seed, step, index and
+// attempt, without a state to save. fill_batch() reads them. Prefetcher fills batches of coming steps in threads.
 #include "nacre/data/sampler.h"
 
 #include <algorithm>
@@ -52,6 +54,7 @@ Crop CropSampler::at(int64_t step, int64_t index, int64_t attempt) const {
   const uint64_t counter = static_cast<uint64_t>(step) ^ static_cast<uint64_t>(attempt) << 48;
   const uint64_t stream = crop_streams + 2 * static_cast<uint64_t>(index);
   const auto at = static_cast<int64_t>(Philox{seed_, stream}.below(counter, static_cast<uint64_t>(ends_.back())));
+  // The first clip whose running sum exceeds the number that was drawn from all samples.
   const auto i = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
   const int64_t length = ends_[i] - (i == 0 ? 0 : ends_[i - 1]);
   // A short clip is taken whole; fill_batch() pads it.
@@ -138,6 +141,8 @@ struct Prefetcher::Impl {
         slots(static_cast<size_t>(o.depth) + 1),
         to_fill(o.first_step),
         to_give(o.first_step) {}
+  // The threads are joined by their own destructors. `threads` is the last member, so they end before anything that
+  // they use is destroyed.
   ~Impl() {
     {
       const std::lock_guard lock(mutex);
@@ -149,6 +154,7 @@ struct Prefetcher::Impl {
   Slot& slot(int64_t step) { return slots[static_cast<size_t>(step) % slots.size()]; }
 
   void work() {
+    // Held except during a wait and while a batch is filled.
     std::unique_lock lock(mutex);
     for (;;) {
       room.wait(lock, [&] { return stopping || slot(to_fill).state == State::empty; });

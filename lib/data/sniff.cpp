@@ -1,3 +1,4 @@
+// Kinds of files by their first bytes, for messages that name what was given by mistake.
 #include "data/sniff.h"
 
 #include <fcntl.h>

@@ -1,3 +1,5 @@
+// WAV files. WavWriter writes through libsndfile into an OutputFile, which gets its name at commit(). wav_header() and
+// wav_bytes() make plain RIFF in memory, for streams whose header cannot be written later and for small files.
 #include <fcntl.h>
 #include <sndfile.h>
 
@@ -40,6 +42,7 @@ struct WavWriter::Impl {
   WavFormat format;
   Sound sound = nullptr;
   bool plain = false;  // RIFF, whose sizes have 32 bits
+  // Numbers of samples of all channels together: written, and at most.
   int64_t samples = 0, most = std::numeric_limits<int64_t>::max(), clipped = 0;
   std::vector<int16_t> buffer = {};
 };
@@ -105,6 +108,7 @@ int64_t write_wav(const std::string& path, const Audio& audio, WavFormat format)
 }
 
 bool fits_wav(int64_t frames, int channels, WavFormat format) {
+  // The division keeps the product from overflowing.
   return frames <= riff_data_bytes / (channels * bytes_per_sample(format));
 }
 
@@ -121,8 +125,11 @@ std::string wav_header(int sample_rate, int channels, WavFormat format, std::opt
   // Formats other than PCM have a chunk with the number of frames. Without a number there is none.
   const bool fact = format == WavFormat::float32 && frames;
   out += "RIFF";
+  // The size of all that follows: 4 bytes "WAVE", chunk "fmt " of 8 + 16, chunk "fact" of 8 + 4, 8 of the chunk "data".
   number(frames ? (fact ? 48 : 36) + data : 0xFFFFFFFFu, 4);
   out += "WAVEfmt ";
+  // The chunk "fmt ": coding (1: integers, 3: floats), channels, rate, bytes per second, bytes per frame, bits per
+  // sample.
   number(16, 4);
   number(format == WavFormat::float32 ? 3 : 1, 2);
   number(static_cast<uint64_t>(channels), 2);

@@ -1,3 +1,9 @@
+// Files and folders that appear complete or not at all, by the sequence that makes a rename safe: write under a
+// temporary name in the target's folder, fsync the content, rename, fsync the folder. A process that is killed leaves
+// the old target and a temporary, which remove_leftovers() removes later.
+// Descriptor checks every system call, Output adds a buffer, the size and the CRC, and AtomicFile and AtomicDirectory
+// add the names. Calls go through file_calls(), so that tests can make each of them fail. files/files.h has OutputFile,
+// for writers that seek.
 #include "nacre/files/atomic_file.h"
 
 #include <fcntl.h>
@@ -62,11 +68,13 @@ class Descriptor {
   Descriptor(fs::path path, int flags, const char* action) : path_(std::move(path)) {
     // O_CLOEXEC, so that a program that another thread starts does not keep the file open.
     fd_ = retried([&] { return file_calls().open(path_.c_str(), flags | O_CLOEXEC, 0666); });
+    // No object exists yet, so the destructor does not run.
     if (fd_ < 0) fail(path_, action, errno);
   }
   ~Descriptor() {
     if (fd_ >= 0) file_calls().close(fd_);
   }
+  // -1 marks a descriptor that was moved from or closed.
   Descriptor(Descriptor&& o) noexcept : path_(std::move(o.path_)), fd_(std::exchange(o.fd_, -1)) {}
   Descriptor& operator=(Descriptor&&) = delete;
   int get() const { return fd_; }
@@ -76,6 +84,7 @@ class Descriptor {
       if (n < 0) fail(path_, "write", errno);
       // Without this check, a call that writes zero bytes without an error would repeat endlessly.
       if (n == 0) fail(path_, "write", ENOSPC);
+      // A call may write less than it was given.
       data = data.subspan(static_cast<size_t>(n));
     }
   }
@@ -104,6 +113,7 @@ void sync_folder(const fs::path& folder) {
   d.close();
 }
 
+/// Replaces `to`, if it exists, in one step.
 void rename_to(const fs::path& from, const fs::path& to) {
   if (file_calls().rename(from.c_str(), to.c_str()) < 0) fail(to, "rename the temporary file to this name", errno);
 }
@@ -116,7 +126,8 @@ fs::path next_temporary(const fs::path& target) {
                               std::to_string(counter.fetch_add(1, std::memory_order_relaxed)));
 }
 
-/// A buffered file that tracks its size and CRC.
+/// A new file that is written through a buffer of buffer_bytes, with its size and CRC. Without finish(), it stays under
+/// its name, and the owner removes it.
 class Output {
  public:
   explicit Output(const fs::path& path)
@@ -125,6 +136,7 @@ class Output {
   void write(std::span<const std::byte> data) {
     record_.bytes += data.size();
     record_.crc = crc32c(data, record_.crc);
+    // So the buffer never grows beyond its capacity, and writing does not allocate.
     if (buffer_.size() + data.size() > buffer_bytes) flush();
     // A large piece is not copied. The buffer is empty then, so the bytes stay in order.
     if (data.size() >= buffer_bytes)
@@ -132,6 +144,7 @@ class Output {
     else
       buffer_.insert(buffer_.end(), data.begin(), data.end());
   }
+  // fsync comes before close, because close need not report errors of a delayed write.
   FileRecord finish() {
     flush();
     file_.sync();
@@ -165,6 +178,7 @@ Descriptor open_for_reading(const fs::path& path, uint64_t& size) {
   return file;
 }
 
+/// Up to into.size() bytes; 0 at the end of the file.
 size_t read_some(const fs::path& path, Descriptor& file, std::span<std::byte> into) {
   const ssize_t n = retried([&] { return file_calls().read(file.get(), into.data(), into.size()); });
   if (n < 0) fail(path, "read", errno);
@@ -189,11 +203,14 @@ AtomicFile::AtomicFile(fs::path target) : impl_(std::make_unique<Impl>()) {
   if (fs::exists(status) && !fs::is_regular_file(status))
     throw Error(ErrorKind::usage, target.string() + ": exists and is not a regular file");
   impl_->target = std::move(target);
+  // If this or the next line throws, no file has been created: Output allocates first and opens last. A symbolic link
+  // at the target is replaced by the file.
   impl_->temporary = next_temporary(impl_->target);
   impl_->output = std::make_unique<Output>(impl_->temporary);
 }
 
 AtomicFile::~AtomicFile() {
+  // commit() has renamed the file.
   if (impl_->temporary.empty()) return;
   // The descriptor is closed before the name is removed.
   impl_->output.reset();
@@ -216,7 +233,7 @@ FileRecord AtomicFile::commit() {
 
 struct AtomicDirectory::Impl {
   fs::path target, temporary;
-  std::vector<fs::path> files;
+  std::vector<fs::path> files;  // in the temporary folder: all that write() began
 };
 
 AtomicDirectory::AtomicDirectory(fs::path target) : impl_(std::make_unique<Impl>()) {
@@ -233,6 +250,7 @@ AtomicDirectory::AtomicDirectory(fs::path target) : impl_(std::make_unique<Impl>
 }
 
 AtomicDirectory::~AtomicDirectory() {
+  // commit() has renamed the folder.
   if (impl_->temporary.empty()) return;
   // Only files of this object are removed. A failure is ignored: remove_leftovers() finds the rest.
   for (const auto& file : impl_->files) file_calls().unlink(file.c_str());
@@ -255,6 +273,8 @@ FileRecord AtomicDirectory::write(const std::string& name, const std::function<v
 }
 
 void AtomicDirectory::commit() {
+  // write() has synchronised the content of the files, this call their names. Both are on the disk before the folder
+  // gets its name.
   sync_folder(impl_->temporary);
   rename_to(impl_->temporary, impl_->target);
   impl_->temporary.clear();
@@ -269,6 +289,7 @@ void remove_folder_atomically(const fs::path& folder) {
   std::error_code problem;
   fs::directory_iterator files(temporary, problem);
   for (; !problem && files != fs::directory_iterator(); files.increment(problem))
+    // A folder of files: a folder inside of it is an error here.
     if (file_calls().unlink(files->path().c_str()) < 0) fail(files->path(), "remove", errno);
   if (problem) fail(temporary, "list", problem.value());
   if (file_calls().rmdir(temporary.c_str()) < 0) fail(temporary, "remove", errno);

@@ -1,3 +1,13 @@
+// The checkpoints of a run. A checkpoint is a folder of files with a manifest, and atomic_file.h makes the folder
+// appear as a whole. This file adds what the manifest says, verification, the order of the checkpoints, and rotation.
+//
+// A manifest is one JSON object in two parts of text:
+//   {"crc32c": "89abcdef",           the CRC-32C of every byte behind this line
+//     "format": 1, "step": 80, "selection": {"metric": .., "better": ".."},
+//     "files": {NAME: {"bytes": .., "crc32c": ..}}, and the caller's keys}
+//
+// save() keeps this order: files, manifest with their checksums, verification of what was written, rename, and only
+// then the removal of older checkpoints. A failure in front of the rename leaves all checkpoints as they were.
 #include "nacre/files/checkpoint_store.h"
 
 #include <algorithm>
@@ -31,6 +41,7 @@ constexpr std::string_view own_keys[] = {"crc32c", "format", "step", "selection"
 // The first line of a manifest holds the CRC of everything after it and is compared as text.
 constexpr std::string_view crc_before = "{\"crc32c\": \"", crc_after = "\",\n";
 
+/// Eight hexadecimal digits, the most significant first.
 std::string hex8(uint32_t value) {
   constexpr char digits[] = "0123456789abcdef";
   std::string out(8, '0');
@@ -56,10 +67,13 @@ int64_t step_of(const std::string& name) {
   return result.ec == std::errc() && result.ptr == end && step >= 0 && folder_name(step) == name ? step : -1;
 }
 
+/// For every defect of a checkpoint. The searches catch it and go on with another checkpoint.
 [[noreturn]] void damaged(const fs::path& path, const std::string& what) {
   throw Error(ErrorKind::input, path.string() + ": " + what);
 }
 
+/// Parses what a caller gives to save() or judge(). A key of the store in it would replace the store's value and is
+/// refused.
 Json manifest_of_caller(const std::string& text) {
   Json json;
   try {
@@ -74,6 +88,7 @@ Json manifest_of_caller(const std::string& text) {
   return json;
 }
 
+/// The whole text of a manifest. The caller's keys follow those of the store.
 std::string manifest_text(int64_t step, const Json& caller, std::optional<double> metric, bool higher_is_better,
                           const Json& files) {
   Json json;
@@ -96,12 +111,14 @@ Json read_manifest(const fs::path& checkpoint) {
   const std::vector<std::byte> bytes = read_file(path, max_manifest_bytes);
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   const size_t first_line = crc_before.size() + 8 + crc_after.size();
+  // std::min keeps substr() from throwing for a file that is shorter than the first line.
   const std::string_view rest = text.substr(std::min(text.size(), first_line));
   if (text.size() < first_line ||
       !text.starts_with(std::string(crc_before) + hex8(crc_of(rest)) + std::string(crc_after)))
     damaged(path, "its CRC does not match");
   try {
     Json json = Json::parse(text);
+    // Compared after the CRC, so the bytes are as they were written, in another format.
     if (json.at("format").get<int64_t>() != manifest_format)
       damaged(path, "has format " + json["format"].dump() + ", this program reads " + std::to_string(manifest_format));
     return json;
@@ -110,12 +127,14 @@ Json read_manifest(const fs::path& checkpoint) {
   }
 }
 
+/// The metric of the selection. A metric that is infinite was written as null and counts as none.
 std::optional<double> metric_of(const Json& manifest) {
   if (!manifest.contains("selection") || !manifest["selection"].at("metric").is_number()) return {};
   return manifest["selection"]["metric"].get<double>();
 }
 
-/// Like verify_checkpoint(), but accepts any folder name.
+/// Like verify_checkpoint(), but accepts any folder name, such as a temporary one. Reads every file that the manifest
+/// lists once; other files in the folder are not looked at.
 Checkpoint verify(const fs::path& path) {
   Json json = read_manifest(path);
   Checkpoint checkpoint;
@@ -124,6 +143,7 @@ Checkpoint verify(const fs::path& path) {
     checkpoint.step = json.at("step").get<int64_t>();
     checkpoint.metric = metric_of(json);
     for (const auto& [name, expected] : json.at("files").items()) {
+      // A name with '/' would make the program read outside of the folder.
       if (name.empty() || name.find('/') != std::string::npos)
         damaged(path / manifest_name, in_quotes(name) + " is not a file name");
       const FileRecord found = measure_file(path / name);
@@ -143,6 +163,7 @@ Checkpoint verify(const fs::path& path) {
   return checkpoint;
 }
 
+/// A checkpoint by its manifest, whose files have not been read.
 struct Ranked {
   int64_t step = 0;
   double metric = 0;
@@ -153,6 +174,7 @@ struct Ranked {
 std::vector<Ranked> rank(const fs::path& run, std::vector<DamagedCheckpoint>* unreadable) {
   std::vector<Ranked> ranked;
   bool higher = false;
+  // In increasing order, so `higher` is that of the newest checkpoint with a metric at the end.
   for (int64_t step : list_checkpoints(run)) {
     const fs::path path = run / folder_name(step);
     try {
@@ -215,6 +237,8 @@ CheckpointSearch newest_checkpoint(const fs::path& run) {
 
 CheckpointSearch best_checkpoint(const fs::path& run) {
   CheckpointSearch search;
+  // Best first. Usually one checkpoint is read, however many there are. Those whose manifest cannot be read are in
+  // search.damaged already.
   for (const Ranked& r : rank(run, &search.damaged)) {
     const fs::path path = run / folder_name(r.step);
     try {
@@ -230,7 +254,7 @@ CheckpointSearch best_checkpoint(const fs::path& run) {
 struct CheckpointStore::Impl {
   fs::path run;
   CheckpointStoreOptions options;
-  std::unique_ptr<RunLock> lock;
+  std::unique_ptr<RunLock> lock;  // held as long as this object exists
 
   /// Renames a checkpoint so that it is no longer listed as one. Returns the new path.
   fs::path set_aside(const fs::path& checkpoint, const std::string& prefix) const {
@@ -244,6 +268,8 @@ struct CheckpointStore::Impl {
     return aside;
   }
 
+  /// Removes the checkpoints that are neither among the last keep_last ones nor the best, the oldest first, and adds
+  /// each to `saved` when it is gone. May throw between two of them; the next call removes the rest.
   void rotate(Saved& saved) {
     const auto steps = list_checkpoints(run);
     std::set<int64_t> keep;
@@ -279,10 +305,13 @@ bool CheckpointStore::locked() const { return impl_->lock->held(); }
 
 CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointContent& content) {
   if (step < 0) throw Error(ErrorKind::usage, "checkpoint: step " + std::to_string(step) + " is negative");
+  // rotate() keeps the greatest steps, so the new one must be the greatest. All checks of the request precede the first
+  // write.
   if (const auto steps = list_checkpoints(impl_->run); !steps.empty() && steps.back() >= step)
     throw Error(ErrorKind::usage, impl_->run.string() + ": has a checkpoint of step " + std::to_string(steps.back()) +
                                       " already, cannot add step " + std::to_string(step));
   const Json caller = manifest_of_caller(content.manifest);
+  // The manifest's own name counts as taken. The views point into content.files.
   std::set<std::string_view> names{manifest_name};
   for (const auto& file : content.files) {
     if (!is_utf8(file.name))
@@ -301,6 +330,7 @@ CheckpointStore::Saved CheckpointStore::save(int64_t step, const CheckpointConte
     files[r.name] = {{"bytes", r.bytes}, {"crc32c", hex8(r.crc)}};
   }
   const std::string manifest = manifest_text(step, caller, content.metric, impl_->options.higher_is_better, files);
+  // The manifest is written last, when all checksums are known.
   folder.write(std::string(manifest_name),
                [&](const ByteSink& sink) { sink(std::as_bytes(std::span(manifest.data(), manifest.size()))); });
   // The written data is compared with its checksums before the checkpoint becomes visible and before an older one is
@@ -323,6 +353,8 @@ CheckpointStore::Saved CheckpointStore::judge(int64_t step, const std::string& m
   // The list of files is taken over with its checksums; the files themselves are not read.
   const Json now = read_manifest(saved.path);
   if (!now.contains("files")) damaged(saved.path / manifest_name, "lists no files");
+  // One rename inside of a folder that is in place: readers find the old manifest or the new one, and either fits the
+  // files.
   write_file_atomically(saved.path / manifest_name,
                         manifest_text(step, caller, metric, impl_->options.higher_is_better, now["files"]));
   try {
@@ -337,6 +369,7 @@ CheckpointSearch CheckpointStore::resume() {
   CheckpointSearch search = newest_checkpoint(impl_->run);
   // Damaged checkpoints are kept, because a person may still recover something. Under their old names they would make
   // save() refuse these steps.
+  // Only checkpoints newer than the one found are here, because the search ends at the first that is whole.
   for (auto& d : search.damaged) d.path = impl_->set_aside(d.path, "damaged-");
   return search;
 }

@@ -1,3 +1,10 @@
+// The .ecdc file of EnCodec (docs/exchange.md): "ECDC", a version byte, the length of the JSON (32 bits, big-endian),
+// the JSON, then the codes. Codes of 10 bits follow one another without gaps, least significant bit first, frame by
+// frame and within a frame codebook by codebook. With segments, each segment begins with its scale (float32,
+// big-endian) and ends with a whole byte; without, only the file does.
+// The format has neither a checksum nor a closing packet. The JSON's number of samples says how many frames there are,
+// so a file that is too short or too long is found, and changed codes are not. The reader returns the packets of
+// StreamReader, so that the caller need not know the format.
 #include "nacre/files/ecdc.h"
 
 #include <algorithm>
@@ -23,6 +30,7 @@ constexpr int bits_per_code = 10;
 constexpr uint64_t packet_frames = 76;
 static_assert(packet_frames * bits_per_code % 8 == 0);
 
+/// Bytes of the codes of so many frames, padded to a whole byte.
 size_t payload_bytes(uint64_t frames, uint32_t codebooks) {
   return static_cast<size_t>((frames * codebooks * bits_per_code + 7) / 8);
 }
@@ -51,6 +59,7 @@ std::string json_text(const EcdcHeader& h) {
 
 /// Sets the header from its JSON. Returns the defect, or "".
 std::string read_json(std::string_view text, EcdcHeader& h) {
+  // At most max_json_bytes long. A key that appears twice has its last value.
   const json all = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!all.is_object()) return "the header is not a JSON object";
   for (const auto& [key, value] : all.items())
@@ -76,12 +85,14 @@ std::string read_json(std::string_view text, EcdcHeader& h) {
     if (!all[key].is_number_unsigned()) return "the key " + std::string(key) + " is not a whole number from 0 on";
   h.samples = all["al"].get<uint64_t>();
   const uint64_t codebooks = all["nc"].get<uint64_t>();
+  // Clamped, so that a number beyond 32 bits stays out of range for problem() instead of wrapping into it.
   h.codebooks = static_cast<uint32_t>(std::min<uint64_t>(codebooks, ~uint32_t{0}));
   return problem(h);
 }
 
 }  // namespace
 
+// Without segments, the whole file counts as one.
 uint64_t EcdcHeader::segments() const noexcept {
   if (model->segment == 0) return samples == 0 ? 0 : 1;
   return (samples + model->stride - 1) / model->stride;
@@ -94,6 +105,7 @@ uint64_t EcdcHeader::segment_frames(uint64_t segment) const noexcept {
 uint64_t EcdcHeader::frames() const noexcept {
   const uint64_t n = segments();
   // A signal can end in the part of a segment that the next one holds, too: the last two may be shorter.
+  // Without any segment, n - 1 wraps, and a segment behind the end has 0 frames.
   uint64_t sum = segment_frames(n - 1);
   if (n >= 2) sum += segment_frames(n - 2) + (n - 2) * segment_frames(0);
   return sum;
@@ -111,6 +123,7 @@ EcdcWriter::EcdcWriter(EcdcHeader header, ByteSink sink) : header_(header), sink
   emit();
 }
 
+// Passes the complete bytes on; the bits of a byte that is not complete stay in pending_.
 void EcdcWriter::emit() {
   if (buffer_.empty()) return;
   sink_(buffer_);
@@ -128,6 +141,7 @@ void EcdcWriter::write(std::span<const int32_t> codes, float scale) {
     throw Error(ErrorKind::usage, "ecdc: " + std::to_string(codes.size()) + " codes are not whole frames of " +
                                       std::to_string(header_.codebooks));
   const uint64_t frames = codes.size() / header_.codebooks;
+  // frames_ never exceeds those of the header, so the difference does not wrap.
   if (frames > header_.frames() - frames_)
     throw Error(ErrorKind::usage, "ecdc: " + std::to_string(frames_ + frames) + " frames, expected " +
                                       std::to_string(header_.frames()) + " for " + std::to_string(header_.samples) +
@@ -140,11 +154,14 @@ void EcdcWriter::write(std::span<const int32_t> codes, float scale) {
       throw Error(ErrorKind::usage,
                   "ecdc: code is " + std::to_string(c) + ", expected 0 to " + std::to_string(ecdc_codebook_size - 1));
   frames_ += frames;
+  // A segment begins with a whole byte, because the one before ended with end_of_bits(). So its scale can go straight
+  // into the buffer.
   if (segmented && frames > 0) {
     ++segment_;
     const auto bits = std::bit_cast<uint32_t>(scale);
     for (const int shift : {24, 16, 8, 0}) buffer_.push_back(static_cast<std::byte>(bits >> shift & 0xff));
   }
+  // The buffer holds one piece at a time, however many codes are passed at once.
   const size_t piece = packet_frames * header_.codebooks;
   while (!codes.empty()) {
     const std::span<const int32_t> now = codes.first(std::min(piece, codes.size()));
@@ -208,6 +225,7 @@ EcdcReader::EcdcReader(ByteSource source, std::string name) : source_(std::move(
   fail(what);
 }
 
+// The position is the number of bytes that were read, unless the caller has set at_ to where the defect is.
 void EcdcReader::fail(const std::string& what) const {
   throw Error(ErrorKind::input, name_ + ": byte " + std::to_string(at_) + ": " + what);
 }
@@ -228,6 +246,7 @@ std::optional<StreamPacket> EcdcReader::next() {
   const bool segmented = header_.model->segment != 0;
   const uint64_t frames =
       segmented ? header_.segment_frames(segment_) : std::min(packet_frames, header_.frames() - frames_);
+  // Behind the last segment, or all frames are read. Nothing may follow.
   if (frames == 0) {
     std::byte more{};
     if (source_({&more, 1}) != 0)
@@ -266,6 +285,7 @@ std::optional<StreamPacket> EcdcReader::next() {
     --at_;
     fail(segmented ? "the padding of a segment's last byte is not zero" : "the padding of the last byte is not zero");
   }
+  // Places, as in a segmented .nacre stream: those of segment i begin at i times the frames of a whole segment.
   const uint64_t first = segmented ? segment_++ * ((header_.model->segment + ecdc_hop - 1) / ecdc_hop) : frames_;
   StreamPacket packet{
       .group = 0, .first_frame = first, .frames = static_cast<uint32_t>(frames), .codes = codes_, .scale = scale};

@@ -1,3 +1,5 @@
+// Limits of configuration keys, and reading, writing and checking of the values that Field points to. The keys
+// themselves stand in the fields() functions of the configuration structs (nacre/files/fields.h).
 #include "files/fields.h"
 
 #include <algorithm>
@@ -85,6 +87,7 @@ constexpr const char* expected_types[] = {"an integer of 64 bits",
                                           "a string",
                                           "a string"};
 
+/// "1 to 8 strides": how many entries a list may have.
 std::string count_text(const field::Limits& l) {
   return std::to_string(l.fewest) + " to " + std::to_string(l.most) + (l.entries.empty() ? "" : " " + l.entries);
 }
@@ -116,6 +119,7 @@ struct Store {
 
   template <class T>
   bool operator()(T* to) const {
+    // The type of the JSON value decides, before any conversion: get() would turn a fraction into a whole number.
     if constexpr (std::is_same_v<T, int64_t>) {
       if (!fits_int64(v)) return false;
     } else if constexpr (std::is_same_v<T, uint64_t>) {
@@ -164,6 +168,7 @@ std::vector<std::string> keys_of(const Fields& all) {
 }
 
 json written(const Field& f) {
+  // An enumerator is written as its word.
   if (const auto* index = std::get_if<unsigned char*>(&f.value)) return f.limits.words.at(**index);
   return std::visit([](const auto* value) { return json(*value); }, f.value);
 }
@@ -184,6 +189,7 @@ void check_limits(const std::string& section, const Fields& all, std::string (*t
     // The other types need no check: read() has refused unknown words, and every unsigned number is allowed.
     if (const auto* list = std::get_if<std::vector<int64_t>*>(&f.value)) {
       const std::vector<int64_t>& v = **list;
+      // A list has two limits: that of its length and that of each entry.
       if (v.size() < f.limits.fewest || v.size() > f.limits.most)
         refuse(key, std::to_string(v.size()) + " " + (f.limits.entries.empty() ? "entries" : f.limits.entries),
                count_text(f.limits));

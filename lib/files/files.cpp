@@ -1,3 +1,7 @@
+// Descriptors, and OutputFile: a file that gets its name when it is complete. atomic_file.cpp does the same for content
+// that is written from front to back by this library. OutputFile lends its descriptor, so that libsndfile can write to
+// it and go back to the header. If the target is a pipe, a device or standard output, which have no way back, the bytes
+// are collected in a file without a name, and commit() copies them.
 #include "files/files.h"
 
 #include <fcntl.h>
@@ -36,6 +40,7 @@ bool write_all(int fd, const void* data, size_t bytes) noexcept {
   while (bytes > 0) {
     const ssize_t n = file_calls().write(fd, p, bytes);
     if (n < 0 && errno == EINTR) continue;
+    // A call that writes nothing without an error would repeat endlessly.
     if (n == 0) errno = ENOSPC;
     if (n <= 0) return false;
     p += n;
@@ -49,6 +54,7 @@ Descriptor unnamed_file() {
   std::string name = std::string(folder != nullptr && *folder != '\0' ? folder : "/tmp") + "/nacre-XXXXXX";
   Descriptor fd(::mkostemp(name.data(), O_CLOEXEC));
   if (!fd) throw_errno(name, "cannot make a temporary file");
+  // The file lives until its descriptor is closed, also if the process is killed.
   ::unlink(name.c_str());
   return fd;
 }
@@ -88,6 +94,7 @@ void synchronise_folder_of(const std::string& file, const std::string& name) {
 
 OutputFile::OutputFile(const std::string& path) : path_(path) {
   struct stat status {};
+  // stat() follows symbolic links, so a link to a device is a device.
   if (path == "-" || (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode))) {
     if (path != "-" && S_ISDIR(status.st_mode)) throw Error(ErrorKind::io, path + ": is a folder, expected a file");
     fd_ = unnamed_file();
@@ -95,6 +102,7 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
   }
   // A symbolic link is kept; the file that it points to is replaced.
   std::error_code failed;
+  // weakly_canonical() also resolves a path whose last parts do not exist yet.
   const std::filesystem::path real = std::filesystem::weakly_canonical(path, failed);
   target_ = failed ? path : real.string();
   static std::atomic<unsigned> count{0};
@@ -104,6 +112,7 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
         ".nacre-out-" + std::to_string(::getpid()) + "-" + std::to_string(count.fetch_add(1));
     temporary_ = (std::filesystem::path(target_).parent_path() / name).string();
     fd_ = Descriptor(file_calls().open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    // O_EXCL: an existing file of this name, left by a killed process of the same number, is not used.
     if (fd_) return;
     if (errno != EEXIST) {
       temporary_.clear();
@@ -113,10 +122,12 @@ OutputFile::OutputFile(const std::string& path) : path_(path) {
 }
 
 OutputFile::~OutputFile() {
+  // Set from the creation of the file to its rename.
   if (!temporary_.empty()) file_calls().unlink(temporary_.c_str());
 }
 
 void OutputFile::commit() {
+  // No name of its own: the copy is neither atomic nor synchronised.
   if (temporary_.empty()) {
     Descriptor place;
     if (path_ != "-") {
@@ -128,6 +139,8 @@ void OutputFile::commit() {
     if (place && ::close(place.release()) != 0) throw_errno(path_, "cannot close");
     return;
   }
+  // The content is on the disk before the name points to it. If a call up to the rename fails, the destructor removes
+  // the file.
   if (!synchronised(fd_.get())) throw_errno(path_, "cannot write");
   // EINTR does not affect data that is already on the disk.
   if (file_calls().close(fd_.release()) != 0 && errno != EINTR) throw_errno(path_, "cannot close");

@@ -11,7 +11,8 @@
 namespace nacre {
 
 struct OwnedTensors {
-  std::vector<std::vector<float>> values;  // a growing outer vector leaves the elements of the inner ones where they are
+  // A growing outer vector leaves the elements of the inner ones where they are, so the spans in `list` stay valid.
+  std::vector<std::vector<float>> values;
   std::vector<StoredTensor> list;
 
   void add(std::string name, std::vector<int64_t> shape, std::vector<float> v) {

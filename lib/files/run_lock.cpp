@@ -20,6 +20,7 @@ namespace {
                                  std::error_code(number, std::generic_category()).message());
 }
 
+/// The text that the holder of the lock wrote into the file, for a message.
 std::string holder(int fd) {
   std::array<char, 256> text{};
   const ssize_t n = ::pread(fd, text.data(), text.size(), 0);

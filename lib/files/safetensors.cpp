@@ -1,3 +1,8 @@
+// Weights as safetensors. A file is the length of the header (8 bytes, little-endian), the header (JSON), and the data,
+// into which the header's offsets point. safetensors_header.cpp parses the JSON; this file checks what the numbers
+// mean, converts elements, computes the identity of weights, and writes.
+// parse() trusts nothing: first the length of the header against the file's, then shape, type and offsets of each
+// tensor against each other, then all offsets in sequence against the data. Only then does it make spans into the data.
 #include "nacre/files/safetensors.h"
 
 #include <algorithm>
@@ -28,6 +33,7 @@ const DtypeRow& row(Dtype d) noexcept { return dtypes[static_cast<size_t>(d)]; }
   throw Error(ErrorKind::input, file + ": " + what);
 }
 
+/// Element i of the data, which may be unaligned. The bytes are little-endian, as those of the machine.
 template <class T>
 T load(std::span<const std::byte> data, size_t i) noexcept {
   T value;
@@ -35,6 +41,7 @@ T load(std::span<const std::byte> data, size_t i) noexcept {
   return value;
 }
 
+/// An IEEE half: 1 bit of sign, 5 of exponent, 10 of mantissa. Every half is a float, so the conversion is exact.
 float half_to_float(uint16_t half) noexcept {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16, exponent = half >> 10 & 31u,
                  mantissa = half & 0x3ffu;
@@ -83,10 +90,13 @@ std::string nonfinite_text(const StoredTensor& t, int64_t i) {
   return "tensor " + in_quotes(t.name) + " has a value that is not finite, the first at element " + std::to_string(i);
 }
 
+/// Appends 8 bytes in little-endian order.
 void put_u64(std::string& out, uint64_t v) {
   for (int i = 0; i < 8; ++i) out += static_cast<char>(v >> (8 * i) & 0xff);
 }
 
+/// Appends a JSON string with the escapes that JSON demands. The text is valid UTF-8 (check_for_writing()), whose other
+/// characters need none.
 void put_json(std::string& out, std::string_view text) {
   constexpr char digits[] = "0123456789abcdef";
   out += '"';
@@ -115,6 +125,8 @@ std::vector<const StoredTensor*> by_name(std::span<const StoredTensor> tensors) 
   return order;
 }
 
+/// Throws unless the reader above would accept the file: names, sizes and metadata, and finite values if the options
+/// ask for them. Called before the first byte is written.
 void check_for_writing(std::span<const StoredTensor> tensors, const std::map<std::string, std::string>& metadata,
                        SafetensorsWriteOptions options) {
   const auto refuse = [](const std::string& what) { throw Error(ErrorKind::usage, "safetensors: " + what); };
@@ -165,6 +177,7 @@ std::string str(const StoredTensor& t) {
 }
 
 std::vector<float> to_floats(const StoredTensor& t) {
+  // The number of elements by the data, which the shape agrees with in tensors of parse() and of check_for_writing().
   const size_t n = t.data.size() / row(t.dtype).bytes;
   std::vector<float> out(n);
   switch (t.dtype) {
@@ -176,12 +189,14 @@ std::vector<float> to_floats(const StoredTensor& t) {
       break;
     case Dtype::bf16:
       for (size_t i = 0; i < n; ++i)
+        // BF16 is the upper half of a float.
         out[i] = std::bit_cast<float>(static_cast<uint32_t>(load<uint16_t>(t.data, i)) << 16);
       break;
     case Dtype::f64:
       for (size_t i = 0; i < n; ++i) {
         const double value = load<double>(t.data, i);
         out[i] = static_cast<float>(value);
+        // An infinity of the file remains one. A finite number must not become one.
         if (std::isinf(out[i]) && !std::isinf(value))
           throw Error(ErrorKind::input,
                       "tensor " + in_quotes(t.name) + ": element " + std::to_string(i) + " is too large for a float");
@@ -230,6 +245,7 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
   if (file.size() < 8)
     fail(name, "is not safetensors: it has " + std::to_string(file.size()) + " bytes, expected at least 8");
   uint64_t length = 0;
+  // Bytes behind the first 8 are not looked at before this length is known to be possible.
   for (size_t i = 0; i < 8; ++i) length |= std::to_integer<uint64_t>(file[i]) << (8 * i);
   if (length > max_safetensors_header)
     fail(name, "is not safetensors: its header would have " + std::to_string(length) + " bytes, expected at most " +
@@ -249,6 +265,7 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
   const auto data = std::span<const std::byte>(out.file_).subspan(8 + static_cast<size_t>(length));
 
   std::vector<const SafetensorsEntry*> order;
+  // From here to the end of the checks, the entries are viewed in order of their data. They stay in order of name.
   order.reserve(header.entries.size());
   for (const auto& e : header.entries) {
     uint64_t elements = 0;
@@ -276,10 +293,12 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
   if (at > data.size())
     fail(name,
          "is cut off: its tensors have " + std::to_string(at) + " bytes, the file only " + std::to_string(data.size()));
+  // at is the end of the last tensor.
   if (at < data.size() && !options.allow_trailing_bytes)
     fail(name, std::to_string(data.size() - at) + " bytes follow the last tensor");
 
   out.tensors_.reserve(header.entries.size());
+  // All offsets are inside of the data here.
   for (auto& e : header.entries) {
     out.tensors_.push_back({.name = std::move(e.name),
                             .dtype = e.dtype,
@@ -293,6 +312,7 @@ Safetensors Safetensors::parse(std::vector<std::byte> file, const std::string& n
 }
 
 const StoredTensor* Safetensors::find(std::string_view name) const noexcept {
+  // The parser has sorted the entries by name.
   const auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name,
                                    [](const StoredTensor& t, std::string_view n) { return t.name < n; });
   return it != tensors_.end() && it->name == name ? &*it : nullptr;
@@ -314,6 +334,7 @@ void write_safetensors(const ByteSink& sink, std::span<const StoredTensor> tenso
   // The first 8 bytes are the length of the header, filled in at the end.
   std::string header(8, '\0');
   header += '{';
+  // A comma in front of every member but the first of an object. Every other member ends with '"' or '}'.
   const auto next = [&header] {
     if (header.back() != '{') header += ',';
   };
@@ -333,6 +354,7 @@ void write_safetensors(const ByteSink& sink, std::span<const StoredTensor> tenso
     put_json(header, t->name);
     header += ":{\"dtype\":\"" + std::string(str(t->dtype)) + "\",\"shape\":[";
     for (size_t i = 0; i < t->shape.size(); ++i) header += (i > 0 ? "," : "") + std::to_string(t->shape[i]);
+    // The tensors follow one another without gaps, in the order in which they are written below.
     header += "],\"data_offsets\":[" + std::to_string(at) + ",";
     at += t->data.size();
     header += std::to_string(at) + "]}";

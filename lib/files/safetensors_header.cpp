@@ -1,3 +1,6 @@
+// The JSON of a safetensors header, parsed by hand: a general parser would accept duplicate keys, other nesting and
+// numbers beyond 64 bits. The sizes of strings and lists are bounded by the header, whose length the caller has limited
+// (max_safetensors_header).
 #include "files/safetensors_header.h"
 
 #include <algorithm>
@@ -15,6 +18,7 @@ class Parser {
  public:
   Parser(std::string_view json, const std::string& file) : json_(json), file_(file) {}
 
+  // The whole header. Entries are sorted by name at the end; no name appears twice.
   SafetensorsHeader header() {
     SafetensorsHeader out;
     bool has_metadata = false;
@@ -43,12 +47,14 @@ class Parser {
   }
 
  private:
+  // The position is that in the file, whose first 8 bytes are the header's length.
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(ErrorKind::input, file_ + ": safetensors header, byte " + std::to_string(8 + at_) + ": " + what);
   }
   void skip_space() {
     while (at_ < json_.size() && std::string_view(" \t\n\r").find(json_[at_]) != std::string_view::npos) ++at_;
   }
+  // Passes a character if it is the next one behind spaces.
   bool take_if(char c) {
     skip_space();
     if (at_ >= json_.size() || json_[at_] != c) return false;
@@ -59,6 +65,7 @@ class Parser {
     if (!take_if(c)) fail(std::string("expected '") + c + "'");
   }
 
+  // "{" then members, each `key: value`, then "}". member(key) must pass the value.
   template <class F>
   void object(F&& member) {
     take('{');
@@ -70,6 +77,7 @@ class Parser {
     } while (take_if(','));
     take('}');
   }
+  // element() must pass one element.
   template <class F>
   void array(F&& element) {
     take('[');
@@ -79,10 +87,13 @@ class Parser {
     take(']');
   }
 
+  // The object of one tensor: dtype, shape and data_offsets, each once and in any order. Whether they fit one another
+  // is checked by Safetensors::parse().
   SafetensorsEntry entry(std::string name) {
     SafetensorsEntry e;
     bool has_dtype = false, has_shape = false, has_offsets = false;
     object([&](const std::string& key) {
+      // The flag of this key; null for any other key.
       bool* has = key == "dtype"          ? &has_dtype
                   : key == "shape"        ? &has_shape
                   : key == "data_offsets" ? &has_offsets
@@ -125,6 +136,7 @@ class Parser {
     return e;
   }
 
+  // A whole number from 0 to 2^64 - 1. JSON numbers with a sign, a fraction or an exponent are refused.
   uint64_t number() {
     skip_space();
     const char* first = json_.data() + at_;
@@ -141,6 +153,8 @@ class Parser {
     return value;
   }
 
+  // The four digits of an escape. from_chars would accept fewer, so its end is compared. It takes no sign for an
+  // unsigned number.
   uint32_t hex4() {
     if (json_.size() - at_ < 4) fail("an escape is cut off");
     uint32_t value = 0;
@@ -150,16 +164,19 @@ class Parser {
     at_ += 4;
     return value;
   }
+  // c is at most 0x10ffff and no surrogate: string() has refused those.
   void append_utf8(std::string& out, uint32_t c) {
     if (c < 0x80) {
       out += static_cast<char>(c);
       return;
     }
+    // The number of bytes behind the first. Each holds 6 bits, the first byte the rest below its marker.
     const int more = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
     constexpr uint32_t leads[] = {0, 0xc0, 0xe0, 0xf0};
     out += static_cast<char>(leads[more] | c >> (6 * more));
     for (int i = more - 1; i >= 0; --i) out += static_cast<char>(0x80 | (c >> (6 * i) & 0x3f));
   }
+  // A string with its escapes resolved, as UTF-8.
   std::string string() {
     take('"');
     std::string out;

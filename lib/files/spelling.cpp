@@ -5,6 +5,7 @@
 namespace nacre {
 namespace {
 
+/// Lower case of ASCII letters, and '-' for '_': what two spellings of a name have in common.
 std::string folded(std::string_view word) {
   std::string out(word);
   for (char& c : out) {

@@ -1,3 +1,9 @@
+// The .nacre stream (docs/format.md): the checks of a header, the arithmetic of frames and samples, the packing of
+// codes, the writer, and the reader that refuses damage. stream_recovery.cpp holds the reader that goes on behind
+// damage. files/stream_layout.h declares what both readers and FileCodec share.
+// The writer and the reader keep the same three counters. packets_ counts data packets of all groups. frames_ is the
+// place behind the last frame of the last stretch that is complete in all groups. stretch_before_ and stretch_frames_
+// are the frames of the last two stretches. A stretch is the time of one packet: packet_frames frames, or one segment.
 #include "nacre/files/stream.h"
 
 #include <algorithm>
@@ -20,15 +26,18 @@ namespace {
 constexpr unsigned char magic[8] = {0x89, 'N', 'A', 'C', 'R', 'E', '\r', '\n'};
 constexpr uint32_t version = 1;
 
+/// Appends a number in little-endian order.
 template <class T>
 void put(std::vector<std::byte>& out, T value) {
   for (size_t i = 0; i < sizeof(T); ++i) out.push_back(static_cast<std::byte>(value >> (8 * i) & 0xff));
 }
 
+/// ceil(segment / hop) in 64 bits, because the sum could exceed 32 bits in a header that has not been checked.
 uint32_t frames_of_segment(const StreamHeader& h) {
   return static_cast<uint32_t>((uint64_t{h.segment} + h.hop - 1) / h.hop);
 }
 
+/// What messages call a group. A group of one channel is that channel.
 const char* unit_of(const StreamHeader& h) { return h.joint == 1 ? "channel" : "group"; }
 
 /// The defect of a header, or "". The factors of all products below are bounded, and no product overflows.
@@ -46,10 +55,12 @@ std::string problem(const StreamHeader& h) {
   if (bad(h.hop, 1, max_hop)) return outside("the hop", h.hop, 1, max_hop);
   if (bad(h.packet_frames, 1, max_packet_frames))
     return outside("the number of frames per packet", h.packet_frames, 1, max_packet_frames);
+  // All factors of the payload have been checked above: it has at most 2^16 * 2^8 * 2^4 bits.
   if (payload_bytes(h, h.packet_frames) > max_payload)
     return outside("the size of a packet", payload_bytes(h, h.packet_frames), 1, max_payload);
   if (h.samples != StreamHeader::unknown && h.samples > max_samples)
     return outside("the number of samples", h.samples, 0, max_samples);
+  // Written so that NaN is refused, too.
   if (!(h.gain >= 0x1p-40f && h.gain <= 0x1p40f)) return "the gain is not between 2^-40 and 2^40";
   if (bad(h.joint, 1, max_joint))
     return outside("the number of channels that are coded together", h.joint, 1, max_joint);
@@ -59,6 +70,7 @@ std::string problem(const StreamHeader& h) {
     return {};
   }
   if (bad(h.segment, 1, max_segment)) return outside("the length of a segment", h.segment, 1, max_segment);
+  // With a distance of half a segment or more, a sample lies in two segments at most.
   const uint32_t half = (h.segment + 1) / 2, frames = frames_of_segment(h);
   if (bad(h.stride, half, h.segment)) return outside("the distance of segments", h.stride, half, h.segment);
   if (h.packet_frames != frames)
@@ -67,6 +79,8 @@ std::string problem(const StreamHeader& h) {
   return {};
 }
 
+/// The number of frames that is nearest to one second, but at least 1; of a segmented stream, those of a segment. For a
+/// header without packet_frames, which problem() has not seen yet.
 uint32_t about_a_second(const StreamHeader& h) {
   if (h.hop == 0 || h.codebooks == 0) return 1;
   if (h.segment != 0) return frames_of_segment(h);
@@ -80,12 +94,14 @@ uint32_t about_a_second(const StreamHeader& h) {
 
 }  // namespace
 
+/// The number of bits of codebook_size - 1, the largest code.
 int code_bits(const StreamHeader& h) noexcept { return h.codebook_size < 2 ? 0 : std::bit_width(h.codebook_size - 1); }
 
 double nominal_bits_per_second(const StreamHeader& h) noexcept {
   return static_cast<double>(h.groups()) * h.codebooks * code_bits(h) * h.model_rate / h.hop;
 }
 
+/// Segment i begins at i * stride, and its frames are numbered from i * packet_frames on (docs/format.md, "Segments").
 uint64_t first_sample(const StreamHeader& h, uint64_t frame) noexcept {
   if (h.segment == 0) return frame * h.hop;
   return frame / h.packet_frames * h.stride + frame % h.packet_frames * h.hop;
@@ -93,8 +109,12 @@ uint64_t first_sample(const StreamHeader& h, uint64_t frame) noexcept {
 
 bool stream_layout::may_follow(const StreamHeader& h, const LastStretches& s, uint32_t frames) {
   if (s.last == 0 || s.last == h.packet_frames) return true;
-  // The signal ended within the last stretch. It goes on behind the beginning of the next segment, by less than a hop.
+  // The last stretch is shorter than a packet, so the signal ended in it. Only the next segment can hold samples of its
+  // end once more, and only if the last stretch is not such a repetition itself: then the one before is whole, or there
+  // is none.
   if (h.segment == 0 || (s.before != 0 && s.before != h.packet_frames)) return false;
+  // The last stretch holds at most this many samples. The next segment begins `stride` samples behind its beginning and
+  // holds what remains of them.
   const uint64_t most = uint64_t{s.last} * h.hop;
   return most > h.stride && frames <= (most - h.stride + h.hop - 1) / h.hop;
 }
@@ -106,6 +126,7 @@ uint64_t stream_layout::at_model_rate(const StreamHeader& h, uint64_t samples) {
 
 uint64_t frames_of(const StreamHeader& h, uint64_t samples) noexcept {
   if (h.segment == 0 || samples == 0) return (samples + h.hop - 1) / h.hop;
+  // The segment that begins last in front of the end of the signal.
   const uint64_t last = (samples - 1) / h.stride;
   return last * h.packet_frames + segment_frames(h, samples, last);
 }
@@ -119,6 +140,8 @@ uint32_t stream_layout::segment_frames(const StreamHeader& h, uint64_t samples, 
 unsigned __int128 stream_layout::end_of_frames(const StreamHeader& h, uint64_t frames) {
   using Wide = unsigned __int128;
   if (h.segment == 0 || frames == 0) return Wide{frames} * h.hop;
+  // 128 bits: packet numbers allow 2^48 frames, each of up to 2^20 samples. The last frame of a whole segment may reach
+  // beyond the segment, whose length bounds the samples.
   const uint64_t last = (frames - 1) / h.packet_frames, held = (frames - last * h.packet_frames) * h.hop;
   return Wide{last} * h.stride + std::min<uint64_t>(held, h.segment);
 }
@@ -133,6 +156,9 @@ std::string stream_layout::length_problem(const StreamHeader& h, uint64_t frames
   const long double held = static_cast<long double>(frames) * h.hop;
   bool fits = held >= needed - 2 && held <= needed + 4.0L * h.hop + 2;
   if (h.segment != 0) {
+    // Frames of segments determine the number of samples up to a hop. Any length within two samples of the nearest one
+    // may be the one that was coded, because the resampler rounds. The stretch before the last one must fit the same
+    // length.
     const uint64_t nearest = at_model_rate(h, samples);
     fits = false;
     for (uint64_t n = nearest - std::min<uint64_t>(nearest, 2); n <= nearest + 2 && !fits; ++n)
@@ -170,9 +196,11 @@ std::string stream_layout::unpack(const StreamHeader& h, std::span<const std::by
   int filled = 0;
   size_t at = 0;
   for (auto& code : codes) {
+    // pending holds the bits that were read and not used, the next code in its lowest bits: at most 15 + 8 of them.
     // Never past the payload, whose size was computed from the same number of bits.
     for (; filled < bits; filled += 8) pending |= std::to_integer<uint32_t>(payload[at++]) << filled;
     const uint32_t value = pending & mask;
+    // Only a codebook size that is no power of two leaves such values.
     if (value >= h.codebook_size)
       return "code is " + std::to_string(value) + ", expected 0 to " + std::to_string(h.codebook_size - 1);
     code = static_cast<int32_t>(value);
@@ -187,10 +215,11 @@ std::string stream_layout::unpack(const StreamHeader& h, std::span<const std::by
 StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header), sink_(std::move(sink)) {
   if (header_.packet_frames == 0) header_.packet_frames = about_a_second(header_);
   if (const std::string what = problem(header_); !what.empty()) throw Error(ErrorKind::usage, "stream: " + what);
-  // Codes that do not fill a packet yet, per group.
+  // Codes that are not in a packet yet, per group. Of a segmented stream, segments_ divides them into segments.
   waiting_.resize(header_.groups());
   segments_.resize(header_.groups());
   for (unsigned char c : magic) buffer_.push_back(static_cast<std::byte>(c));
+  // The fields have the order and the sizes of the tables in docs/format.md.
   put(buffer_, static_cast<uint16_t>(version));
   put(buffer_, extended(header_) ? extended_flag : uint16_t{0});
   put(buffer_, header_.model_rate);
@@ -216,11 +245,14 @@ StreamWriter::StreamWriter(StreamHeader header, ByteSink sink) : header_(header)
   emit(buffer_);
 }
 
+// After an exception of the sink, bytes_ does not count what was passed to it.
 void StreamWriter::emit(std::span<const std::byte> data) {
   sink_(data);
   bytes_ += data.size();
 }
 
+/// Writes the first `frames` frames that wait in a group as the next data packet. The caller keeps the order: groups 0,
+/// 1, ... of a stretch, each with the same number of frames.
 void StreamWriter::packet(uint32_t group, uint32_t frames, float scale) {
   // Packets are numbered in 32 bits, and the closing packet needs a number, too.
   if (packets_ == ~uint32_t{0}) throw Error(ErrorKind::usage, "stream: too many packets");
@@ -254,6 +286,7 @@ void StreamWriter::write(uint32_t group, std::span<const int32_t> codes, float s
   if (group >= header_.groups())
     throw Error(ErrorKind::usage, std::string("stream: ") + unit_of(header_) + " is " + std::to_string(group) +
                                       ", expected 0 to " + std::to_string(header_.groups() - 1));
+  // All codes are checked before the first one is stored.
   if (codes.size() % header_.codebooks != 0)
     throw Error(ErrorKind::usage, "stream: " + std::to_string(codes.size()) + " codes are not whole frames of " +
                                       std::to_string(header_.codebooks));
@@ -280,6 +313,8 @@ void StreamWriter::write(uint32_t group, std::span<const int32_t> codes, float s
   }
 }
 
+/// Stores one segment of a group, and writes the stretch when every group has its segment. A group that is ahead waits
+/// in waiting_ and segments_.
 void StreamWriter::write_segment(uint32_t group, std::span<const int32_t> codes, float scale) {
   if (codes.empty()) return;
   const size_t frames = codes.size() / header_.codebooks;
@@ -303,6 +338,8 @@ void StreamWriter::write_segment(uint32_t group, std::span<const int32_t> codes,
   }
 }
 
+/// After the last packet of a stretch: packets_ is a multiple of the number of groups. frames_ is the place behind the
+/// stretch. Those before count as whole, also a shorter one of a segmented stream.
 void StreamWriter::stretch_done(uint32_t frames) {
   stretch_before_ = stretch_frames_, stretch_frames_ = frames;
   frames_ = uint64_t{packets_ / header_.groups() - 1} * header_.packet_frames + frames;
@@ -315,7 +352,8 @@ void StreamWriter::finish(uint64_t samples) {
   for (const auto& w : waiting_)
     if (w.size() != waiting_[0].size())
       throw Error(ErrorKind::usage, std::string("stream: the ") + unit_of(header_) + "s differ in length");
-  // Of a segmented stream, nothing waits.
+  // Of a segmented stream, nothing waits here: if all groups have the same number of codes, write_segment() has written
+  // every segment.
   if (const std::string what = length_problem(header_, frames_ + rest, samples, stretch_before_); !what.empty())
     throw Error(ErrorKind::usage, "stream: " + what);
   if (rest > 0) {
@@ -324,6 +362,7 @@ void StreamWriter::finish(uint64_t samples) {
   }
   buffer_.clear();
   buffer_.push_back(closing_kind);
+  // Bytes 1 to 3 are zero.
   buffer_.resize(4);
   put(buffer_, packets_);
   put(buffer_, uint32_t{0});
@@ -344,6 +383,8 @@ StreamReader::StreamReader(PositionedSource source, std::string name, StreamRead
   read_header();
 }
 
+/// Reads and checks the header. Afterwards header_ is within its limits, and seed_ is its CRC, from which the CRCs of
+/// all packets continue.
 void StreamReader::read_header() {
   // The magic and the version are compared before the rest is read: another file may be shorter than a header, and a
   // later version may have another one.
@@ -362,6 +403,7 @@ void StreamReader::read_header() {
   if ((flags & extended_flag) == 0) buffer_.resize(plain_header_bytes);
   read(std::span(buffer_).subspan(12));
   const std::span<const std::byte> h = buffer_;
+  // The CRC comes before the checks of the fields: a message about a field would mislead if the header is damaged.
   seed_ = crc32c(h.first(h.size() - crc_bytes));
   if (get<uint32_t>(h, h.size() - crc_bytes) != seed_) fail("the CRC of the header does not match");
   constexpr const char* unknown_flags = "has flags that this program does not know";
@@ -393,11 +435,14 @@ void StreamReader::fail(const std::string& what) const {
   throw Error(ErrorKind::input, name_ + ": byte " + std::to_string(at_) + ": " + what);
 }
 
+/// One call of the source, for up to into.size() bytes. 0 means the end. A source that reports more bytes than it was
+/// asked for is not believed.
 size_t StreamReader::take(uint64_t position, std::span<std::byte> into) {
   const size_t n = positioned_.read ? positioned_.read(position, into) : source_(into);
   return std::min(n, into.size());
 }
 
+/// Fills the whole span from at_ on, across short reads.
 void StreamReader::read(std::span<std::byte> into) {
   while (!into.empty()) {
     const size_t n = take(at_, into);
@@ -407,6 +452,7 @@ void StreamReader::read(std::span<std::byte> into) {
   }
 }
 
+/// For the message about a stream that is cut off: what can be decoded of it.
 std::string StreamReader::whole_packets() const {
   if (header_.hop == 0) return {};  // within the header
   char seconds[40];
@@ -426,6 +472,8 @@ void StreamReader::seek(uint64_t frame) {
     uint64_t held = positioned_.size < least ? 0 : (positioned_.size - least) / bytes;
     if (header_.segment != 0 && held > 0) --held;
     const uint64_t to = std::min({stretch, held, uint64_t{~uint32_t{0}} / header_.groups()});
+    // As if all stretches in front of `to` had been read and were whole. The number in the next packet's head and its
+    // CRC show whether a packet does begin here.
     at_ = header_bytes(header_) + to * bytes;
     packets_ = static_cast<uint32_t>(to * header_.groups());
     frames_ = to * header_.packet_frames;
@@ -445,6 +493,8 @@ std::optional<StreamPacket> StreamReader::next() {
   // An error leaves this state, because the position in the stream is then unknown.
   state_ = State::failed;  // until this packet has been verified
   if (options_.recover) return next_recovered();
+  // Data packets and the closing packet begin with the same 12 bytes: kind, 0, group, number, frames. In the closing
+  // packet, group and frames are 0.
   buffer_.resize(packet_head_bytes);
   read(buffer_);
   const auto kind = buffer_[0];
@@ -466,6 +516,7 @@ std::optional<StreamPacket> StreamReader::next() {
   if (group > 0 ? frames != stretch_frames_ : !may_follow(header_, {stretch_before_, stretch_frames_}, frames))
     fail("found a packet of " + std::to_string(frames) + " frames, expected " + std::to_string(stretch_frames_) +
          " as in the other " + unit_of(header_) + "s");
+  // The closing packet needs a number, too.
   if (packets_ == ~uint32_t{0}) fail("there are too many packets");
 
   const size_t payload = static_cast<size_t>(packet_bytes(header_, frames)) - packet_head_bytes - crc_bytes;
@@ -483,6 +534,8 @@ std::optional<StreamPacket> StreamReader::next() {
   return passed(group, frames);
 }
 
+/// Counts the packet and returns it, with the codes and the scale that unpack() left in codes_ and scale_. All
+/// stretches in front of this one have packet_frames places, whatever they hold.
 StreamPacket StreamReader::passed(uint32_t group, uint32_t frames) {
   const uint64_t first = uint64_t{packets_ / header_.groups()} * header_.packet_frames;
   const StreamPacket packet{.group = group, .first_frame = first, .frames = frames, .codes = codes_, .scale = scale_};
@@ -493,6 +546,7 @@ StreamPacket StreamReader::passed(uint32_t group, uint32_t frames) {
   return packet;
 }
 
+/// Reads the rest of the closing packet, whose first 12 bytes are `head`, and compares it with what was read.
 void StreamReader::close(std::span<const std::byte> head) {
   std::array<std::byte, closing_bytes + crc_bytes> all{};
   std::copy(head.begin(), head.end(), all.begin());

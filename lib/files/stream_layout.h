@@ -10,9 +10,11 @@
 
 namespace nacre::stream_layout {
 
+// Sizes in bytes. A packet's head has no CRC in it; the closing packet and its CRC have closing_bytes + crc_bytes.
 constexpr size_t plain_header_bytes = 60, extension_bytes = 16, packet_head_bytes = 12, scale_bytes = 4, crc_bytes = 4,
                  closing_bytes = 28;
 constexpr std::byte data_kind{'P'}, closing_kind{'E'};
+// Hz, samples, frames.
 constexpr uint32_t max_rate = 1u << 20, max_hop = 1u << 20, max_packet_frames = 65536;
 constexpr uint32_t max_joint = 64, max_segment = 1u << 24;
 /// Bits of the flags in the header, and of those in its extension.

@@ -39,6 +39,7 @@ bool is_utf8(std::string_view text) noexcept {
 
 namespace {
 
+/// Two hexadecimal digits: \x1b.
 void append_escaped(std::string& out, char c) {
   constexpr char digits[] = "0123456789abcdef";
   const auto u = static_cast<unsigned char>(c);
@@ -62,6 +63,7 @@ size_t character(std::string_view text, size_t i) {
   return 1;
 }
 
+/// printable() and printable_lines().
 std::string shown(std::string_view text, bool keep_lines) {
   std::string out;
   const bool valid = is_utf8(text);
@@ -94,6 +96,7 @@ std::string shell_word(std::string_view text) {
     for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return out + "'";
   }
+  // In text that is not valid UTF-8, every byte from 0x80 on is escaped.
   const bool valid = is_utf8(text);
   std::string out = "$'";
   for (size_t i = 0; i < text.size();) {
@@ -144,6 +147,7 @@ std::string describe_duration(double seconds) {
     std::snprintf(text.data(), text.size(), "%.1f s", seconds);
     return text.data();
   }
+  // Rounded once, so that the parts below are never 60.
   const auto s = static_cast<int64_t>(std::llround(seconds));
   const auto two = [](int64_t x) { return (x < 10 ? "0" : "") + std::to_string(x); };
   if (s < 60) return std::to_string(s) + " s";

@@ -91,6 +91,7 @@ CodecConfig WeightsFile::audiolm_by_shapes() const {
     throw Error(ErrorKind::input, find(conv("encoder", 0)).tensor->name + " has " + std::to_string(first[1]) +
                                       " channels, expected 1 (input_channels)");
   c.kernel_size = first[2];
+  // Widths of the encoder behind each layer that changes them, and those of the decoder.
   std::vector<int64_t> coded{first[0]}, decoded{shape_of(conv("decoder", 0))[0]};
   std::vector<std::string> strided, transposed;
   for (size_t i = 0; i < encoder_strides_; ++i) {

@@ -25,6 +25,8 @@ std::string audiolm_name(std::string_view name, size_t strides) {
   const std::string half = encoder ? "encoder." : "decoder.";
   constexpr size_t length = audiolm_units + 1;  // layers of a block
   if (layer == 0) return half + "0" + std::string(rest);
+  // Layer 0 is the first convolution. Behind it, each block has `length` layers of ours, and the last convolution
+  // follows the last block.
   const size_t block = (layer - 1) / length, part = (layer - 1) % length;
   if (block == strides && part == 0) return half + std::to_string(strides + 1) + std::string(rest);
   if (block >= strides) return "";

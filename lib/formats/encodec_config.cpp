@@ -106,6 +106,7 @@ CodecConfig WeightsFile::encodec_by_keys(const std::string& source) const {
   all.take(key.lstm, c.lstm_layers);
   all.take(key.size, c.codebook_size);
   all.take(key.causal, c.causal);
+  // transformers says whether there is a convolution, the package whether there is none.
   bool identity = false;
   if (hf) {
     bool convolution = true;

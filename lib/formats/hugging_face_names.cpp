@@ -53,6 +53,8 @@ std::string hugging_face_name(std::string_view name, size_t encoder_strides, siz
   const auto index = take_index(rest);
   if (!index) return "";
   if (*index == 0) return half + "conv1." + std::string(rest);
+  // Ours number all layers of a half: the first convolution, one block per stride, an activation, the last convolution.
+  // Theirs give the three single layers names of their own and number the blocks from 0.
   if (*index == strides + 1) return half + "snake1." + std::string(rest);
   if (*index == strides + 2) return half + "conv2." + std::string(rest);
   if (*index > strides || !take_word(rest, "block.")) return "";

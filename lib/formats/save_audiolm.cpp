@@ -56,6 +56,7 @@ std::string not_for_audiolm(const CodecConfig& c) {
   if (!c.latent_convolutions) return differs("latent_convolutions", "false");
   if (!is_reverse(c.decoder_rates, c.encoder_rates))
     return "codec.decoder_rates are not the reverse of encoder_rates, which audiolm-pytorch needs";
+  // The class is told multiples of its first width, for both halves at once.
   const std::vector<int64_t> widths = systems::encoder_widths(c);
   if (!is_reverse(systems::decoder_widths(c), widths))
     return "the decoder's widths are not the reverse of the encoder's, which audiolm-pytorch needs";

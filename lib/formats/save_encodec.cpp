@@ -15,6 +15,7 @@ using nlohmann::ordered_json;
 
 int64_t dilation_base(const CodecConfig& c) { return c.dilations.size() > 1 ? c.dilations[1] : 2; }
 
+/// What both programs lack; "" if nothing.
 std::string not_for(const CodecConfig& c, const std::string& program) {
   const auto differs = [&](const std::string& key, const std::string& value) {
     return "codec." + key + " is " + value + ", which " + program + " does not have";
@@ -25,6 +26,7 @@ std::string not_for(const CodecConfig& c, const std::string& program) {
   if (c.activation != ActivationKind::elu) return differs("activation", str(c.activation));
   if (c.output_tanh) return differs("output_tanh", "true");
   if (c.norm == Norm::layer) return differs("norm", "layer");
+  // Both programs compute dilations as powers of one base.
   int64_t expected = 1;
   for (const int64_t d : c.dilations) {
     if (d != expected) return differs("dilations", ordered_json(c.dilations).dump());
@@ -73,6 +75,7 @@ ordered_json segment_overlap(const CodecConfig& c) {
   return c.segmented() ? ordered_json(overlap_of(c.segment_stride, c.segment)) : ordered_json();
 }
 
+/// All tensors, under the names that `theirs` gives to ours.
 template <class F>
 OwnedTensors tensors(Context& ctx, const Parameters& parameters, F&& theirs) {
   OwnedTensors all;
@@ -89,6 +92,8 @@ OwnedTensors tensors(Context& ctx, const Parameters& parameters, F&& theirs) {
 /// The numbers of the decoder's layers that are transposed convolutions.
 std::set<size_t> transposed_layers(const CodecConfig& c) {
   std::set<size_t> all;
+  // Layer 0 is a convolution. An LSTM, if any, and an activation stand in front of the first transposed convolution.
+  // Each further one follows after the residual units and an activation.
   size_t at = c.lstm_layers > 0 ? 3 : 2;
   for (size_t i = 0; i < c.decoder_rates.size(); ++i, at += c.dilations.size() + 2) all.insert(at);
   return all;

@@ -1,3 +1,6 @@
+// DAC's weights in the forms of transformers (DacModel) and of descript-audio-codec. save_hugging_face() also writes
+// EncodecModel, with the texts and tensors of save_encodec.cpp. Each not_for_ function names the first key of a
+// configuration that the other program lacks, and nothing is written then.
 #include "nacre/formats/save_weights.h"
 
 #include <algorithm>
@@ -53,6 +56,7 @@ std::vector<float> effective(std::span<const float> v, std::span<const float> g)
   return w;
 }
 
+/// The tensors of DacModel: weights without weight normalisation, under its names.
 OwnedTensors effective_tensors(Context& ctx, const Parameters& parameters, const CodecConfig& c) {
   OwnedTensors all;
   std::vector<float> gain;
@@ -65,6 +69,7 @@ OwnedTensors effective_tensors(Context& ctx, const Parameters& parameters, const
         }
         std::string theirs = hugging_face_name(name, c.encoder_rates.size(), c.decoder_rates.size());
         if (!name.ends_with(".weight_v")) return all.add(theirs, shape, {values.begin(), values.end()});
+        // "weight_v" becomes "weight".
         theirs.resize(theirs.size() - std::string_view("_v").size());
         all.add(theirs, shape, effective(values, gain));
       });
@@ -123,6 +128,8 @@ void save_hugging_face(Context& ctx, const Parameters& parameters, const CodecCo
   const auto text = [](const std::string& content) {
     return [&content](const ByteSink& sink) { sink(std::as_bytes(std::span(content.data(), content.size()))); };
   };
+  // A folder that exists gets the three files one by one, the model last. A new folder appears with all of them at
+  // once.
   if (std::error_code failed; fs::is_directory(folder, failed)) {
     write_file_atomically(folder / "config.json", config);
     write_file_atomically(folder / "preprocessor_config.json", preprocessor);

@@ -9,6 +9,7 @@
 
 namespace nacre {
 
+// A key of another type than expected is refused by Error(input), with the source's name and what was found.
 class ToldConfig {
  public:
   /// `source` is the name of the text in messages. Throws Error(input) if the text is not a JSON object.

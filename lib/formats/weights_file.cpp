@@ -1,3 +1,8 @@
+// Weights of several programs under the names of this library. The steps: recognise() tells the program and the form of
+// weight normalisation from the names, find() maps a name of ours to the file's tensor and says how to take its values,
+// and config() makes the configuration, from metadata, from config.json, or from shapes.
+// The names of each program are in its own file (hugging_face_names.cpp, encodec_names.cpp, audiolm_names.cpp), and so
+// are the configurations of EnCodec and SoundStream (encodec_config.cpp, audiolm_config.cpp). Those of DAC are here.
 #include "nacre/formats/weights_file.h"
 
 #include <algorithm>
@@ -20,11 +25,13 @@ constexpr uint64_t most_config_bytes = 1 << 20;
 /// The forms of weight normalisation: the ends of the names of a layer's gain and direction. In the last form, one
 /// tensor holds their product.
 struct Form {
+  // g and v of w = g v / |v|.
   const char *gain, *direction;
 };
 constexpr std::array<Form, 3> forms{{{"weight_g", "weight_v"},
                                      {"parametrizations.weight.original0", "parametrizations.weight.original1"},
                                      {"weight", "weight"}}};
+// The index of that form.
 constexpr size_t fused = 2;
 
 /// Models that were published, told apart by what their tensors show.
@@ -64,6 +71,7 @@ size_t blocks(const Named& named, std::string_view prefix) {
   return count;
 }
 
+/// The number whose digits begin at `at`, or 0.
 size_t number_at(const std::string& text, size_t at) {
   size_t number = 0;
   std::from_chars(text.data() + at, text.data() + text.size(), number);
@@ -127,6 +135,7 @@ WeightsFile WeightsFile::read(const fs::path& path) {
 
 WeightsFile::WeightsFile(fs::path path, Safetensors file) : path_(std::move(path)), file_(std::move(file)) {
   for (const StoredTensor& t : file_.tensors())
+    // Pointers to the elements of file_'s list of tensors, which stay where they are if a WeightsFile is moved.
     if (!named_.emplace(without_prefix(t.name), &t).second)
       throw Error(ErrorKind::input, path_.string() + ": two tensors are " + in_quotes(without_prefix(t.name)) +
                                         " without the prefixes module., generator. and model.");
@@ -135,12 +144,15 @@ WeightsFile::WeightsFile(fs::path path, Safetensors file) : path_(std::move(path
   if (format_ == WeightsFormat::audiolm) refuse_parts_of_audiolm();
 }
 
+/// Sets format_, form_, told_, and what the names of the format need (strides, transposed layers). Metadata of
+/// this library come before any names.
 void WeightsFile::recognise() {
   std::array<size_t, forms.size()> count{};
   bool units = false;
   for (const auto& [name, tensor] : named_) {
     units = units || name.find(".res_unit") != std::string::npos;
     for (size_t i = 0; i < forms.size(); ++i)
+      // Weights of convolutions have three axes. Other tensors named "weight" are not counted.
       if (name.ends_with("." + std::string(forms[i].direction)) && tensor->shape.size() == 3) ++count[i];
   }
   form_ = static_cast<int>(std::max_element(count.begin(), count.end()) - count.begin());
@@ -182,6 +194,7 @@ void WeightsFile::recognise() {
   }
 }
 
+/// A layer whose tensors belong to two forms would be read in part from each.
 void WeightsFile::refuse_mixtures() const {
   std::map<std::string, std::string> form_of;  // layer -> the tensor that decides its form
   for (const auto& [name, tensor] : named_)
@@ -229,6 +242,7 @@ std::string WeightsFile::mapped(const std::string& name) const {
 
 std::string WeightsFile::name_of(const std::string& name) const {
   std::string theirs = mapped(name);
+  // For messages: a name that the program does not have is told as ours.
   if (theirs.empty()) theirs = name;
   if (format_ == WeightsFormat::nacre) return theirs;
   const Form& form = forms[static_cast<size_t>(form_)];
@@ -245,11 +259,13 @@ WeightsFile::Place WeightsFile::find(const std::string& name) const {
     const auto found = named_.find(wanted);
     return found != named_.end() ? found->second : nullptr;
   };
+  // The name as it is: with the first form of weight normalisation, or of a tensor without one.
   if (const StoredTensor* t = at(theirs))
     return {t, Place::values,
             format_ == WeightsFormat::audiolm && theirs.find("._codebook.") != std::string::npos &&
                 t->shape.size() > 1 && t->shape[0] == 1};
   if (format_ == WeightsFormat::nacre) return {};
+  // Then the other forms. Of the last one, both the gain and the direction come from the product: g = |w|, v = w.
   for (const bool gain : {true, false}) {
     const std::string_view end = gain ? forms[0].gain : forms[0].direction;
     if (!theirs.ends_with("." + std::string(end))) continue;
@@ -278,6 +294,8 @@ bool WeightsFile::ignored(const StoredTensor& t) const noexcept {
   return of_encodec() && std::string_view(t.name).ends_with("codebook.inited");
 }
 
+/// Norms and counts have one value per row of the tensor that they are computed from, so only the first axis must
+/// agree.
 bool WeightsFile::fits(const Place& place, const std::string& name, const std::vector<int64_t>& shape) noexcept {
   std::span<const int64_t> found = place.tensor->shape;
   if (place.headed) found = found.subspan(1);
@@ -295,6 +313,7 @@ std::vector<float> WeightsFile::values(const Place& place) {
   const size_t length = rows > 0 ? all.size() / rows : 0;
   std::vector<float> norms(rows);
   for (size_t r = 0; r < rows; ++r) {
+    // In double: the norm of a long row in float would lose digits that the file has.
     double sum = 0;
     for (const float v : std::span(all).subspan(r * length, length)) sum += static_cast<double>(v) * v;
     norms[r] = static_cast<float>(std::sqrt(sum));
@@ -401,6 +420,7 @@ CodecConfig WeightsFile::config(int64_t sample_rate) const {
     const bool hf = format_ == WeightsFormat::hugging_face || format_ == WeightsFormat::hugging_face_encodec;
     const std::string beside =
         hf ? (path_.parent_path() / "config.json").string() : name + ": metadata \"" + kwargs_metadata_key + "\"";
+    // What the program's own configuration says comes first. That of audiolm-pytorch only completes the shapes.
     CodecConfig c = told_.empty() ? config_by_shapes() : config_by_keys(beside);
     // A latent of another width than encoder_dim * 2^strides is in no configuration of DacModel.
     if (const Place place = of_dac() ? find("decoder.model.0.weight_v") : Place{};
@@ -422,6 +442,7 @@ CodecConfig WeightsFile::config(int64_t sample_rate) const {
     c.check();
     return c;
   } catch (const Error& e) {
+    // CodecConfig::check() blames the caller, but here the file has the wrong values.
     if (e.kind() != ErrorKind::usage) throw;
     throw Error(ErrorKind::input, name + ": " + e.what());
   }

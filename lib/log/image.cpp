@@ -1,3 +1,4 @@
+// Spectrograms as PNG for the logs and the report.
 #include "nacre/log/image.h"
 
 #include <zlib.h>
@@ -11,6 +12,7 @@
 namespace nacre::training {
 namespace {
 
+/// Big-endian, as all numbers in PNG.
 void append_number(std::string& out, uint32_t x) {
   for (int shift = 24; shift >= 0; shift -= 8) out.push_back(static_cast<char>(x >> shift & 255));
 }

@@ -1,3 +1,5 @@
+// The log of a run: one JSON object per line. A failure to write is reported once and counted, and training goes
+// on.
 #include "nacre/log/json_log.h"
 
 #include <fcntl.h>
@@ -28,6 +30,7 @@ JsonLog::JsonLog(const std::string& path, LogFailure failed)
   m.fd = Descriptor(::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
   if (!m.fd) throw_errno(path, "cannot open");
   char last = '\n';
+  // A process that was killed may have left half a line. The next line must not continue it.
   const off_t size = ::lseek(m.fd.get(), 0, SEEK_END);
   if (size > 0 && ::pread(m.fd.get(), &last, 1, size - 1) != 1) throw_errno(path, "cannot read");
   m.torn = last != '\n';

@@ -1,3 +1,4 @@
+// A line of progress: redrawn in place on a terminal, otherwise written as whole lines at longer intervals.
 #include "nacre/log/progress.h"
 
 #include <sys/ioctl.h>

@@ -1,3 +1,5 @@
+// Event files of TensorBoard: TFRecord records with protobuf messages tensorflow.Event. A log is not worth a run: a
+// failure to write is reported once and counted, and training goes on.
 #include "nacre/log/tensorboard.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// Line charts as SVG for the report. Text and colours come from the page's style sheet (report_style.h).
 #include "report/chart.h"
 
 #include <algorithm>
@@ -45,6 +46,7 @@ std::vector<double> linear_ticks(double low, double high, int wanted) {
   return t;
 }
 
+/// 1, 2 and 5 times powers of ten in [low, high], or the powers alone.
 std::vector<double> log_ticks(double low, double high) {
   std::vector<double> t;
   // Over more than two and a half decades, powers of ten are enough.
@@ -56,6 +58,7 @@ std::vector<double> log_ticks(double low, double high) {
 }
 
 std::string tick_text(double x) { return x >= 10000 ? figure_of(x / 1000, "%g") + "k" : figure_of(x, "%g"); }
+/// A coordinate in the units of the picture, to a tenth.
 std::string at(double x) { return figure_of(x, "%.1f"); }
 
 }  // namespace

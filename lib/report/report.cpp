@@ -1,3 +1,5 @@
+// The report of a run: one HTML page without references to other files. write_report() gathers Findings, and the
+// functions above it write the parts of the page from them.
 #include "nacre/report/report.h"
 
 #include <algorithm>

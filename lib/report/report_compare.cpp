@@ -1,3 +1,5 @@
+// What the trained codec is compared with: the same codec before training, and Opus at the same nominal bitrate, each
+// on the same audio and with the same scores.
 #include "report/report_compare.h"
 
 #include <utility>
@@ -8,6 +10,7 @@
 
 namespace nacre::training {
 
+/// Bits of the codes of a clip, and 32 for each scale of a segment.
 double code_bits(const CodecConfig& c, const ClipScore& clip) {
   constexpr double scale_bits = 32;
   return static_cast<double>(clip.frames) * static_cast<double>(c.codes_per_frame() * c.code_bits()) +

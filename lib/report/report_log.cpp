@@ -1,3 +1,5 @@
+// Reads log.jsonl of a run. A run that was resumed has logged some steps twice. The later lines replace the earlier
+// ones.
 #include "report/report_log.h"
 
 #include <algorithm>
@@ -13,6 +15,7 @@ namespace {
 
 using json = nlohmann::ordered_json;  // terms are listed in the order of the log
 
+/// NaN for what a line does not have, which charts and tables leave out.
 double value(const json& line, const std::string& key) {
   const auto it = line.find(key);
   return it != line.end() && it->is_number() ? it->get<double>() : std::nan("");
