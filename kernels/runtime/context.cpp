@@ -1,3 +1,6 @@
+// Context, Memory and their helpers: what differs between the CPU and CUDA outside of the ops. On the CPU a call is
+// complete when it returns. On CUDA work is queued on the Runtime's stream (runtime.h). Builds without CUDA compile the
+// same code against an empty Runtime.
 #include "nacre/context.h"
 
 #include <sys/mman.h>
@@ -73,6 +76,7 @@ std::atomic<int>& ForeignAllocations::depth() {
   return depth;
 }
 
+// A try block around the whole constructor, so that the allocation of the Impl is covered, too.
 Context::Context(ContextOptions options) try : impl_(std::make_shared<Impl>()) {
   if (options.threads < 0)
     throw Error(ErrorKind::usage, "threads: " + std::to_string(options.threads) + " is negative");
@@ -85,6 +89,7 @@ Context::Context(ContextOptions options) try : impl_(std::make_shared<Impl>()) {
     impl_->description = std::string(impl_->cuda->description()) +
                          (options.precision == Precision::tf32 ? ", products in tf32" : ", products in fp32");
   }
+  // A CUDA context has a pool as well.
   impl_->threads = options.threads > 0 ? options.threads : usable_cores();
   impl_->pool = std::make_unique<ThreadPool>(impl_->threads);
 } catch (const std::bad_alloc&) {
@@ -104,6 +109,8 @@ Device Context::device() const noexcept { return impl_->device; }
 int Context::threads() const noexcept { return impl_->threads; }
 Precision Context::precision() const noexcept { return impl_->precision; }
 
+// The clone of NACRE_CLONES that the loader has picked. Its levels x86-64-v4 and -v3 have further features, which are
+// not asked for here. NACRE_NO_CLONES builds the default alone.
 const char* Context::instruction_set() const noexcept {
   if (on_cuda(*this)) return impl_->description.c_str();
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
@@ -116,6 +123,7 @@ const char* Context::instruction_set() const noexcept {
   return "baseline";
 }
 
+// On the CPU a graph is the step itself, which every replay runs again. On CUDA the step runs once, here.
 Graph Context::capture(std::function<void()> step) {
   if (on_cuda(*this)) return Graph(impl_->cuda->capture(step));
   return Graph(std::move(step));
@@ -130,6 +138,7 @@ float Context::read(View<const float> scalar) {
   return value;
 }
 
+// Bytes of a copy, checked before anything is copied: `view` and `span` are the elements of its two sides.
 size_t Context::bytes_of(int64_t view, size_t span, size_t size) {
   if (view < 0 || static_cast<size_t>(view) != span)
     throw Error(ErrorKind::usage,
@@ -138,6 +147,7 @@ size_t Context::bytes_of(int64_t view, size_t span, size_t size) {
 }
 namespace {
 
+// A null address with bytes to copy is a view without data, for example of memory in the first walk of a plan.
 void expect_both(const void* to, const void* from, size_t bytes) {
   if (bytes > 0 && (to == nullptr || from == nullptr)) [[unlikely]]
     throw Error(ErrorKind::usage, std::string("copy: ") + (to == nullptr ? "the destination" : "the source") + " of " +
@@ -146,6 +156,8 @@ void expect_both(const void* to, const void* from, size_t bytes) {
 
 }  // namespace
 
+// The copies differ on CUDA alone: to_host() and to_device() wait for the device, on_device() is queued, and upload()
+// goes through pinned memory. An empty copy may have null addresses, which memcpy must not get.
 void Context::to_host(void* to, const void* from, size_t bytes) {
   expect_both(to, from, bytes);
   if (on_cuda(*this)) return impl_->cuda->copy_to_host(to, from, bytes);
@@ -208,6 +220,7 @@ struct Counter {
 };
 /// One counter for the CPU and one for each of 16 CUDA devices; devices beyond these share the last.
 Counter& counter(Device d) {
+  // Trivially destructible: a Memory in a static object may still be freed after all others.
   static std::array<Counter, 17> all;
   return d.kind == Device::cpu ? all[0] : all[static_cast<size_t>(std::min(d.index, 15)) + 1];
 }
@@ -224,6 +237,7 @@ void* allocate_on_host(size_t bytes) {
   constexpr size_t huge = size_t{2} << 20;
   if (bytes > SIZE_MAX - huge) return nullptr;  // rounding up would overflow
   const auto rounded_to = [bytes](size_t unit) { return (bytes + unit - 1) / unit * unit; };
+  // Blocks below 4 MiB are not rounded to huge pages, which could double them or more.
   if (bytes < 2 * huge) return std::aligned_alloc(alignment, rounded_to(alignment));
   void* data = std::aligned_alloc(huge, rounded_to(huge));
   if (data != nullptr) (void)madvise(data, rounded_to(huge), MADV_HUGEPAGE);  // only a hint
@@ -261,6 +275,7 @@ Memory& Memory::operator=(Memory&& o) noexcept {
 }
 Memory::~Memory() { release(); }
 void Memory::release() noexcept {
+  // Every way to free memory comes here, after a move with null.
   if (data_ != nullptr) counter(device_).now -= bytes_;
 #if defined(NACRE_WITH_CUDA)
   if (device_.kind == Device::cuda) return cuda::device_release(data_, device_.index);

@@ -15,6 +15,7 @@ namespace {
 [[noreturn]] void throw_device(const std::string& what) { throw Error(ErrorKind::device, what); }
 
 /// A shared library, searched for under the names it has in the CUDA versions that are supported.
+// The handle is never closed: functions of the library stay callable until the process ends.
 class Library {
  public:
   explicit Library(std::initializer_list<const char*> names) {
@@ -38,8 +39,11 @@ class Library {
   std::string missing_;
 };
 
+// From the newest version to the oldest; the last name is that of a development package.
 Library cufft_library() { return Library({"libcufft.so.12", "libcufft.so.11", "libcufft.so"}); }
 
+// cuFFT's functions by pointer, so that a program starts on a machine without the library. Members are initialised in
+// this order, `library` first; a function that is missing throws from the constructor.
 struct CuFft {
   Library library = cufft_library();
   decltype(&cufftCreate) create = function<decltype(cufftCreate)>("cufftCreate");
@@ -67,6 +71,7 @@ const CuFft& cufft() {
   static const CuFft f;
   return f;
 }
+// library_failed() first asks for an error of an earlier kernel, which cuFFT would report as its own.
 void check(Runtime& runtime, cufftResult r, const char* what) {
   if (r == CUFFT_SUCCESS) [[likely]]
     return;
@@ -105,6 +110,7 @@ std::vector<CudaInventory::Library> library_inventory() {
       inventory_of("cuDNN", Library({"libcudnn.so.9", "libcudnn.so"}), "cudnnGetProperty", "")};
 }
 
+// The destructor's body runs before `work` is freed, so no plan outlives its work area.
 struct Fft::Impl {
   cufftHandle forward = -1, inverse = -1;
   Memory work;
@@ -127,8 +133,11 @@ Fft::Fft(Context& ctx, int64_t length, int64_t batch) : impl_(std::make_shared<I
   size_t work_bytes = 0;
   const auto plan = [&](cufftHandle& handle, cufftType type) {
     size_t bytes = 0;
+    // One dimension of `length`, contiguous (null embeddings), `batch` signals back to back. Spectra have length / 2 +
+    // 1 complex numbers each.
     long long int n = length;
     check(r, f.create(&handle), "cufftCreate");
+    // Must precede cufftMakePlanMany64, which otherwise allocates.
     check(r, f.set_auto(handle, 0), "cufftSetAutoAllocation");
     check(r, f.make(handle, 1, &n, nullptr, 1, 0, nullptr, 1, 0, type, batch, &bytes), "cufftMakePlanMany64");
     check(r, f.set_stream(handle, static_cast<cudaStream_t>(r.stream())), "cufftSetStream");

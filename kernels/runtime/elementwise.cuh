@@ -58,6 +58,7 @@ __global__ void __launch_bounds__(elementwise_threads)
 template <int reads, class T, class F>
 void elementwise(Context& ctx, const char* name, const T* a, const T* b, T* out, int64_t n, F f) {
   if (n == 0) return;
+  // Null counts as aligned, so arrays that are left out decide nothing.
   const int64_t pack_count = aligned16(a) && aligned16(b) && aligned16(out) ? n / pack_size<T> : 0;
   const int64_t items = pack_count > 0 ? pack_count : n;
   launch(ctx, {.name = name, .grid = blocks_for(items, 4 * elementwise_threads), .block = elementwise_threads},

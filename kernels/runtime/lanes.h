@@ -7,6 +7,7 @@
 
 namespace nacre {
 
+// `aligned(4)`: loads and stores take any float's address. `may_alias`: the memory is declared as floats.
 template <int lanes>
 struct Vector {
   typedef float Type __attribute__((vector_size(4 * lanes), aligned(4), may_alias));
@@ -27,6 +28,8 @@ struct Mask {
 };
 template <int lanes, int h, int high, int... j>
 NACRE_INLINE void shuffle_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
+  // Indices below `lanes` choose from the first operand of the shuffle, the others from the second. Low: columns with
+  // bit h = 0 stay, those with bit h = 1 come from column j - h of the second row. High: the same the other way round.
   to = typename Mask<lanes>::Type{((j & h) != 0 ? lanes + j - h + high * h : j + high * h)...};
 }
 /// Transposes by exchanging off-diagonal blocks of h by h, for h = lanes / 2, ..., 1.
@@ -35,6 +38,8 @@ NACRE_INLINE void exchange(typename Vector<lanes>::Type* rows) {
   typename Mask<lanes>::Type low, high;
   shuffle_mask<lanes, h, 0>(low, std::make_integer_sequence<int, lanes>());
   shuffle_mask<lanes, h, 1>(high, std::make_integer_sequence<int, lanes>());
+  // Rows i and i + h, where bit h of i is 0, exchange their columns: element (i, j + h) and element (i + h, j) change
+  // places. After all h, element (i, j) is where (j, i) was.
 #pragma GCC unroll 16
   for (int i = 0; i < lanes; ++i) {
     if ((i & h) != 0) continue;

@@ -154,6 +154,8 @@ struct Runtime::Impl {
   cudaStream_t stream = nullptr, upload_stream = nullptr;
   std::string description;
   DeviceLimits limits;
+  // counts: launches by name since the start. recording: where those of the capture in progress go; null outside of
+  // one.
   std::vector<Count> counts;
   std::vector<Count>* recording = nullptr;
   std::vector<SharedLimit> shared_limits;  // lower bounds of the device's limits, readable without its lock

@@ -1,3 +1,5 @@
+// Sums of squares on the CPU: see sums.h for their order. The device has the same scheme with parts of another size
+// (partials.cuh), so the bits of both differ.
 #include "runtime/sums.h"
 
 #include <numeric>
@@ -14,6 +16,7 @@ NACRE_CLONES void add_squares(const float* __restrict x, double* __restrict lane
   for (int k = 0; k < 16; ++k) sum[k] = lanes[k];
   for (int64_t i = 0; i < vectors; ++i)
     for (int k = 0; k < 16; ++k) {
+      // The square of a float is exact in double, so only additions round.
       const double v = static_cast<double>(x[16 * i + k]);
       sum[k] += v * v;
     }
@@ -25,6 +28,7 @@ NACRE_CLONES void add_squares(const float* __restrict x, double* __restrict lane
 double sum_of_squares_part(const float* x, int64_t n) {
   double lanes[16] = {};
   add_squares(x, lanes, n / 16);
+  // The rest of the last vector goes to the sums that a whole vector would have used.
   for (int64_t i = n / 16 * 16; i < n; ++i) lanes[i % 16] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   return std::accumulate(lanes, lanes + 16, 0.0);
 }

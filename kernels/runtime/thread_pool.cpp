@@ -1,3 +1,6 @@
+// A job is a range of parts that the caller and the workers take from shared counters. It takes no lock and, after the
+// first one, allocates nothing. Below the pool: the number of cores that this process may use, with the quotas of its
+// control groups.
 #include "runtime/thread_pool.h"
 
 #include <pthread.h>
@@ -53,6 +56,7 @@ void set_float_mode([[maybe_unused]] uint64_t mode) {
 #endif
 }
 
+// Tells the core that this is a spin loop.
 void relax() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -269,6 +273,7 @@ namespace {
 /// The quota of one group, in cores.
 double quota_of(const std::string& folder) {
   constexpr double none = std::numeric_limits<double>::infinity();
+  // Microseconds of CPU time per period, and the period.
   double quota = 0, period = 0;
   if (std::ifstream file(folder + "/cpu.max"); file) {  // version 2: "max 100000" or "50000 100000"
     if (!(file >> quota >> period)) return none;

@@ -108,8 +108,7 @@ NACRE_INLINE float logarithm_or_special(float x, float value) {
 }  // namespace detail
 
 /// a / pi, the frequency of sin^2(a x), within 0.5001 ulp. The functions below take the frequency, so that the phase
-/// costs two fused multiply-adds and a subtraction.
-/// 1 / pi is in two parts.
+/// costs two fused multiply-adds and a subtraction. 1 / pi is in two parts.
 NACRE_INLINE float frequency_of(float a) { return fmaf(a, 0x1.45f306p-2f, a * 0x1.b9391p-27f); }
 
 /// sin^2(pi frequency x): within 5 ulp for |frequency x| < 1/2, within 3e-7 up to 3200, plus what rounding the product

@@ -77,6 +77,8 @@ Discriminator band_discriminator(Parameters& p, const std::string& name, const B
       for (const Conv2d& conv : band) v.features.push_back(x = conv.plan(plan, x));
       ends.push_back(x);
     }
+    // The first convolution behind the bands reads their results as parts side by side along the width, so nothing is
+    // copied to join them. Later ones read one activation.
     for (const Conv2d& conv : full) {
       v.features.push_back(conv.plan(plan, ends));
       ends.assign(1, v.features.back());

@@ -20,6 +20,8 @@ void DiscriminatorConfig::check() const {
     for (auto at = values->begin(); at != values->end(); ++at)
       if (std::find(values->begin(), at, *at) != at) refuse(key, std::to_string(*at) + " twice", "different numbers");
   constexpr size_t most = 16;
+  // Limits that depend on the network: STFTs of bands and of EnCodec take multiples of 8; residual units halve the bins
+  // six times and need window / 2 to be a multiple of 64.
   struct Windows {
     const char* key;
     const std::vector<int64_t>& values;
@@ -39,6 +41,8 @@ void DiscriminatorConfig::check() const {
       refuse("discriminator.scales", std::to_string(scale), "powers of two, each 1 to 64");
 }
 
+// Compares every key that decides parameters or results of the networks. Keys of their training are left out, so a run
+// may go on with others.
 bool DiscriminatorConfig::same_networks(const DiscriminatorConfig& c) const {
   return periods == c.periods && period_channels == c.period_channels && waveform == c.waveform &&
          windows == c.windows && window_channels == c.window_channels && window_full_layers == c.window_full_layers &&
@@ -51,6 +55,8 @@ bool DiscriminatorConfig::same_networks(const DiscriminatorConfig& c) const {
 Discriminators::Discriminators(Parameters& p, const DiscriminatorConfig& config, Storage storage)
     : level_(config.level) {
   config.check();
+  // The number in names of parameters is the place in the list. The order below is therefore part of the format of
+  // checkpoints.
   const auto next = [&] { return "discriminators." + std::to_string(discriminators_.size()); };
   for (const int64_t period : config.periods) {
     discriminators_.push_back(
@@ -92,6 +98,7 @@ Discriminators::Discriminators(Parameters& p, const DiscriminatorConfig& config,
   }
 }
 
+// The level is taken once for all discriminators.
 std::vector<Verdict> Discriminators::plan(Plan& p, Flow audio) const {
   const Flow heard = level_ ? level(p, "discriminators.level", audio) : audio;
   std::vector<Verdict> all;

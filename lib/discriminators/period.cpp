@@ -23,6 +23,8 @@ Discriminator period_discriminator(Parameters& p, const std::string& name, const
       throw Error(ErrorKind::usage, "discriminator " + name + ": layer " + std::to_string(i) + " has " +
                                         std::to_string(out) + " channels, expected at least 1");
     const bool last = i + 1 == config.channels.size();
+    // The published networks have two-dimensional convolutions of 5 x 1 taps over time / period and period. With the
+    // phases as items, these are convolutions along time.
     const Conv1dGeometry geometry{.stride = last ? 1 : stride, .left = taps / 2, .right = taps / 2};
     convs.push_back(Conv1d(p, name + ".convs." + std::to_string(i) + ".0", channels, out, taps, geometry, Norm::weight,
                            BiasStart::uniform)

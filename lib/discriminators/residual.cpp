@@ -9,7 +9,8 @@
 namespace nacre {
 namespace {
 
-/// Units: channels behind each of the two convolutions, in multiples of the first layer's. All halve the number of bins.
+/// Units: channels behind each of the two convolutions, in multiples of the first layer's. All halve the number of
+/// bins.
 struct UnitShape {
   int64_t inner, outer, stride_time;
 };
@@ -17,6 +18,7 @@ constexpr std::array<UnitShape, 6> unit_shapes{{{1, 2, 1}, {2, 4, 2}, {4, 4, 1},
 constexpr int64_t halved = int64_t{1} << unit_shapes.size();  // bins per bin of the last layer
 
 /// y = leaky_relu(a + b). b may be absent.
+/// The backward pass needs y alone: the sign of y is that of a + b, because the slope is positive.
 template <class T>
 Flow plan_leaky(Plan& p, const std::string& name, Flow a, Flow b, float slope) {
   const Step s = p.step(name);
@@ -26,6 +28,7 @@ Flow plan_leaky(Plan& p, const std::string& name, Flow a, Flow b, float slope) {
   s.costs({.forward = {.floats = (1 + inputs) * n, .bytes = sizeof(T) * (b ? 5 : 2) * n, .launches = inputs},
            .input_gradient = {.floats = 2 * inputs * n, .bytes = sizeof(T) * 3 * inputs * n, .launches = inputs}});
   s.forward([=, both = static_cast<bool>(b)](Context& c) {
+    // The sum is written to y, and the leaky ReLU then works in place.
     if (both) add<T>(c, {.a = left.value, .b = right.value, .y = out.value});
     leaky_relu_forward<T>(c, {.x = both ? View<const T>(out.value) : left.value, .y = out.value, .slope = slope});
   });
@@ -56,6 +59,8 @@ class LeakyConv {
   float slope_;
 };
 
+// y = leaky_relu(outer(leaky_relu(inner(x))) + skip(x)). `skip` is a convolution of one tap with the strides of
+// `outer`.
 struct Unit {
   std::string name;
   LeakyConv inner;
@@ -100,6 +105,7 @@ Discriminator residual_discriminator(Parameters& p, const std::string& name, con
          .skip = Conv2d(p, at + ".skip", in, out, 1, 1, chosen, plain, BiasStart::uniform)});
     in = out;
   }
+  // One tap over time and as many over the width as bins are left: one logit per frame.
   const Conv2d post(p, name + ".conv_post", in, 1, 1, window / 2 / halved, {}, plain, BiasStart::uniform);
   const StftGeometry geometry{.window = window, .hop = window / 4, .inside = true, .normalised = true};
   return [=](Plan& plan, Flow audio) {

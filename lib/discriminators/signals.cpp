@@ -47,6 +47,8 @@ Flow fold(Plan& p, const std::string& name, Flow audio, int64_t period) {
   const auto out = s.makes<float>(y);
   const Work work{.bytes = 4 * static_cast<double>(audio.shape.elements() + y.elements()), .launches = 1};
   s.costs({.forward = work, .input_gradient = work});
+  // Row l of every signal reads within samples l period ... l period + period - 1. The reflection that completes the
+  // last row is not counted.
   s.reaches(audio, {.count = period, .stride = period});
   s.forward([=](Context& c) { fold_forward(c, {.x = in.value, .y = out.value, .period = period}); });
   s.backward([=](Context& c) {
@@ -76,6 +78,7 @@ Flow channels_apart(Plan& p, const std::string& name, Flow audio) {
   const Shape x = audio.shape;
   if (x.width == 1 && x.channels == 1) return audio;
   // Interleaved channels are the signals of a period of as many samples.
+  // Memory [T, C] of an item read as one signal of T C samples: sample t C + c is row t of signal c.
   const Shape interleaved{.batch = x.batch, .time = x.time * x.channels, .width = x.width};
   const Step s = p.step(name);
   const auto in = s.reads<float>(audio);
@@ -102,12 +105,15 @@ Flow spectrum(Plan& p, const std::string& name, Flow audio, StftGeometry geometr
   const auto out = s.makes<float>(y);
   const auto length = static_cast<double>(geometry.window), count = static_cast<double>(x.batch * frames);
   // Frames are written and read, the spectrum once. Backward, a halved copy of the spectrum comes first.
+  // A real transform of n points counts 2.5 n log2(n) operations.
   const Work work{.floats = 2.5 * length * std::log2(length) * count,
                   .bytes = 8 * count * length + 4 * static_cast<double>(x.elements() + y.elements()),
                   .launches = 2};
   Work adjoint = work;
   adjoint += {.bytes = 8 * static_cast<double>(y.elements()), .launches = 1};
   s.costs({.forward = work, .input_gradient = adjoint});
+  // Frame t begins at sample t hop - left. `inside`: frames lie within the audio; `aligned`: frame t is centred on
+  // samples t hop ... t hop + hop - 1; else on sample t hop.
   s.reaches(audio, {.count = geometry.window,
                     .stride = geometry.hop,
                     .left = geometry.inside    ? 0
@@ -131,6 +137,7 @@ Flow pair(Plan& p, const std::string& name, View<const float> real, Flow fake) {
   const auto in = s.reads<float>(fake);
   const auto out = s.makes<float>({2 * x.batch, x.time, x.width, x.channels});
   const auto n = static_cast<double>(x.elements());
+  // Two copies forward; backward the gradient of the second half is copied or added.
   s.costs({.forward = {.bytes = 16 * n}, .input_gradient = {.bytes = 8 * n, .launches = 1}});
   s.forward([=](Context& c) {
     c.copy<float>(real, View<float>(out.value.data, x));
@@ -138,6 +145,7 @@ Flow pair(Plan& p, const std::string& name, View<const float> real, Flow fake) {
   });
   s.backward([=](Context& c) {
     if (!in.grad) return;
+    // The gradient at the real items goes nowhere.
     accumulate<float>(c, {.x = View<const float>(out.grad.data + x.elements(), x), .y = in.grad, .add = in.add});
   });
   return out.flow;

@@ -87,6 +87,7 @@ PlannedVerdicts plan_discriminator_losses(Plan& p, const Discriminators& discrim
   const auto count = static_cast<int64_t>(names.size());
   const View<float> losses = p.persistent<float>({.channels = count}),
                     right = p.persistent<float>({.width = count, .channels = 2});
+  // detach(): the walk is an inner one, and no gradient may leave it.
   const std::vector<Verdict> verdicts = discriminators.plan(p, pair(p, "discriminators.pair", real, p.detach(fake)));
   for (size_t i = 0; i < verdicts.size(); ++i) {
     const Flow logits = verdicts[i].logits;
@@ -109,6 +110,7 @@ PlannedVerdicts plan_discriminator_losses(Plan& p, const Discriminators& discrim
   return {.losses = losses, .right = right};
 }
 
+// Logs show both, but the sum of the losses leaves them out: they depend on the state of the discriminators.
 std::vector<TermSpec> adversarial_terms(const LossConfig& config) {
   std::vector<TermSpec> terms{
       {.name = "adversarial", .title = "adversarial", .weight = config.adversarial, .in_sum = false}};
@@ -124,6 +126,8 @@ Loss adversarial_loss_of(const LossConfig& config, AdversarialKind kind, const D
     const std::vector<std::string>& names = discriminators.names();
     // Without gradients: real audio has none, and the weights are frozen.
     const std::vector<Verdict> real_verdicts = features ? discriminators.plan(p, real) : std::vector<Verdict>{};
+    // Branch 0 carries the adversarial gradient and branch 1 that of the features. A joint loss has branch 0 alone, for
+    // both.
     const std::vector<Verdict> judged = discriminators.plan(p, signals.estimates[0]);
     const std::vector<Verdict> compared = features && !joint ? discriminators.plan(p, signals.estimates[1]) : judged;
     for (size_t i = 0; i < names.size(); ++i) {

@@ -22,10 +22,12 @@ Branches GradientBalancer::plan(Plan& p, Flow x, std::span<const double> weights
   // The channels of an item are next to each other, so they are one longer signal.
   Shape joined = x.shape;
   joined.batch /= channels, joined.time *= channels;
+  // Null views in the first walk; the second walk fills in the addresses that the closure keeps.
   Balancer op{};
   op.count = static_cast<int>(count);
   op.decay = static_cast<float>(decay_), op.balanced = balanced_, op.norm = norm_;
   for (size_t i = 0; i < weights.size(); ++i) {
+    // The value of x under a second name: no copy, but a gradient of its own.
     const Output<float> branch = s.shares<float>(x);
     made.flows.push_back(branch.flow);
     op.gradients[i] = {branch.grad.data, joined};

@@ -28,6 +28,7 @@ void LossConfig::check(int64_t sample_rate) const {
   check_limits("loss", fields_of(c), twelve_digits);
   double weights = 0;
   std::vector<std::string> names;
+  // Before windows and mels are checked: all_losses() describes the losses and computes nothing from them.
   for (const Loss& loss : all_losses(*this, sample_rate))
     for (const TermSpec& term : loss.terms) weights += term.weight, names.push_back(term.name);
   if (weights <= 0) refuse_loss(names.front(), listed(names, "and") + " are all zero; one must be positive");
@@ -81,12 +82,15 @@ PlannedLosses plan_losses(Plan& p, Flow estimate, View<const float> target, View
   for (const Loss& loss : losses)
     for (size_t i = 0; i < loss.terms.size(); ++i) {
       if (i == 0 || !loss.joint) {
+        // A term begins a branch, except for the further terms of a joint loss. The weights of a joint loss act inside
+        // of it, so its branch has weight 1.
         planned.leader.push_back(planned.terms.size());
         weights.push_back(loss.joint ? 1 : loss.terms[i].weight);
       }
       planned.branch.push_back(weights.size() - 1);
       planned.terms.push_back(loss.terms[i]);
     }
+  // Gates switch losses of `more` on and off between runs without another plan.
   if (!more.empty()) planned.gates = p.persistent<float>({.channels = static_cast<int64_t>(weights.size())});
   const Branches branches = GradientBalancer(config.balancer_decay, config.balanced, config.balancer_norm)
                                 .plan(p, estimate, weights, planned.gates, channels);

@@ -1,3 +1,5 @@
+// The layer Conv2d: a convolution over frames (time) and columns (width) of up to conv2d_max_parts activations side by
+// side, with an optional leaky ReLU inside the step. Each part is an input of its own, with a gradient of its own.
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -20,6 +22,7 @@ int64_t columns_in(int64_t begin, int64_t width, int64_t first, int64_t columns)
 template <class T>
 Costs costs_of(Shape x, int parts, Shape y, Shape weight, const Conv2dGeometry& g) {
   constexpr int64_t pack = 16 / sizeof(T);
+  // `channels`: of a stacked row, one group of x.channels per tap of time; `pitch`: with the zeros that fill 16 bytes.
   const int64_t columns = g.columns > 0 ? g.columns : x.width - g.first_column, channels = weight.width * x.channels;
   const bool stacks =
       parts > 1 || columns < x.width || weight.width > 1 || g.time.stride > 1 || g.time.left > 0 || g.time.right > 0;
@@ -33,6 +36,7 @@ Costs costs_of(Shape x, int parts, Shape y, Shape weight, const Conv2dGeometry& 
       {.stride = g.width.stride, .dilation = g.width.dilation, .left = g.width.left, .right = g.width.right}, false,
       false);
   const auto weights = static_cast<double>(weight.elements()), of_padded = static_cast<double>(padded.elements());
+  // Products with the weight as it is: the zeros of the padding do not count as work.
   c.forward.products = c.input_gradient.products = c.weight_gradient.products =
       2 * static_cast<double>(y.rows()) * weights;
   if (!stacks) return c;
@@ -52,6 +56,7 @@ Costs costs_of(Shape x, int parts, Shape y, Shape weight, const Conv2dGeometry& 
   c.forward += stacking, c.weight_gradient += stacking;
   c.input_gradient += {.bytes = sizeof(T) * (static_cast<double>(taps) * of_frame + whole), .launches = 1};
   if (!pads) return c;
+  // The padded copy of the weight is made for each pass that reads it; the weight gradient is cut out of a padded one.
   const Work padding{.bytes = sizeof(T) * (weights + of_padded), .launches = 1};
   c.forward += padding, c.input_gradient += padding;
   c.weight_gradient += {.bytes = float_bytes * (weights + of_padded), .launches = 1};
@@ -87,6 +92,7 @@ Flow Conv2d::plan(Plan& p, std::span<const Flow> parts) const {
     Context& context = p.context();
     const int count = static_cast<int>(parts.size());
     const Shape weight_shape = weight_->shape;
+    // Addresses are null in the first walk, but the shapes of parts are set in both.
     Conv2dParts<const T> x;
     Conv2dParts<T> dx;
     std::array<bool, conv2d_max_parts> add_dx{};
@@ -96,6 +102,7 @@ Flow Conv2d::plan(Plan& p, std::span<const Flow> parts) const {
       const auto in = s.reads<T>(parts[i], Until::backward);
       s.reaches(parts[i], {weight_shape.width, geometry_.time.stride, geometry_.time.dilation, geometry_.time.left});
       x.part[i] = in.value, dx.part[i] = in.grad, add_dx[i] = in.add;
+      // The op skips parts without a gradient. Without any, its input gradient is not called at all.
       has_dx = has_dx || in.grad;
     }
     const Shape whole = x.shape(), shape = output(whole);
@@ -120,6 +127,8 @@ Flow Conv2d::plan(Plan& p, std::span<const Flow> parts) const {
     int64_t begin = 0;
     for (const Flow& part : parts) {
       const Shape p1 = part.shape;
+      // Bytes of a column over all items and frames. Adding reads the used columns once more, and does not write the
+      // others: used - (width - used) columns in all.
       const auto row = static_cast<double>(p1.batch * p1.time * p1.channels) * sizeof(T);
       const auto used = static_cast<double>(columns_in(begin, p1.width, first, columns));
       s.costs_adding(part, {.bytes = row * (2 * used - static_cast<double>(p1.width))});

@@ -1,3 +1,12 @@
+// The layers of layers.h but Conv2d, Film, Lstm and rows_of(), which have files of their own.
+//
+// A step is described in one order: what it reads and makes, its memory, the gradients that it wants, its costs and
+// reach, and the two closures. Closures capture views and pointers to parameters by value, never `this`: a plan may
+// outlive the layer. They read a parameter's view when they run.
+//
+// Where a step has a residual, its backward pass writes the residual's gradient first. The residual is declared after
+// x, and the last reading of an activation is the first writer of its gradient. So x may be its own residual: the first
+// write overwrites and the second one adds.
 #include "nacre/nn/layers.h"
 
 #include <algorithm>
@@ -16,11 +25,13 @@
 namespace nacre {
 namespace {
 
+// The value of a parameter that a layer may lack, and where its gradient goes; empty without one.
 View<const float> value_of(const Parameter* p) {
   return p != nullptr ? View<const float>(p->value) : View<const float>{};
 }
 View<float> gradient_of(const Step& s, const Parameter* p) { return p != nullptr ? s.gradient(*p) : View<float>{}; }
 
+// What a convolution with this weight [out, taps, 1, in] reads along the time axis.
 Footprint footprint_of(Shape weight, const Conv1dGeometry& g, bool transposed = false) {
   return {weight.time, g.stride, g.dilation, g.left, transposed};
 }
@@ -64,6 +75,8 @@ Activation::Activation(Parameters& parameters, const std::string& name, int64_t 
 
 namespace {
 
+// Snake as a step of its own. beta: null for plain Snake, whose scale is alpha; else both are logarithms. The backward
+// pass calls the op even where x has no gradient, because alpha needs it.
 template <class T>
 Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha, const Parameter* beta,
                 const Costs& costs) {
@@ -74,6 +87,7 @@ Flow plan_snake(Plan& p, const std::string& name, Flow x, const Parameter* alpha
   const Shape of_parts = snake_backward_parts(p.context(), x.shape, log_scale);
   const View<float> parts = s.parts(of_parts);
   const View<float> scratch =
+      // Either the op leaves its partial sums in `parts` for the plan, or it adds them itself in scratch.
       s.scratch(beside_parts(snake_backward_scratch(p.context(), x.shape, log_scale), of_parts), Until::backward);
   const View<float> dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
   s.costs_reader(costs);
@@ -108,6 +122,7 @@ Flow plan_elementwise(Plan& p, const std::string& name, Flow x, ActivationKind k
     s.costs(elementwise_costs<T>(x.shape));
   else
     s.costs_reader(elementwise_costs<T>(x.shape));
+  // The ops have different argument types with equal field names; the braces fill either.
   const auto record = [&](auto forward, auto backward) {
     s.forward([=](Context& c) { forward(c, {.x = in.value, .y = out.value}); });
     s.backward([=](Context& c) {
@@ -217,6 +232,7 @@ Conv1d::Conv1d(Parameters& parameters, const std::string& name, int64_t in, int6
       bias_(add_bias(parameters, name, out, bias, in / geometry.groups * taps)),
       norm_(add_norm(parameters, name, norm, out)) {}
 
+// The copy refers to the same parameters.
 Conv1d Conv1d::leaky(float slope) const {
   expect_leaky(name_, norm_.has_value(), slope);
   Conv1d copy = *this;
@@ -246,14 +262,17 @@ Flow Conv1d::plan(Plan& p, Flow x, Flow residual) const {
 Flow Conv1d::plan_streamed(Plan& p, Flow x, Flow residual) const {
   const StreamedRows rows = streamed_rows(name_, weight_->shape.time, geometry_, p.lag(x));
   Conv1d layer = *this;
+  // The carried rows contain what the padding would have added (fill_outside() in streaming.cpp).
   layer.geometry_.left = layer.geometry_.right = 0, layer.geometry_.padding = Padding::zero;
   const Flow in = with_carried_rows(p, name_, x, rows.carried, geometry_);
+  // A norm takes the residual itself and delays it there.
   const Flow skip = residual && !norm_ ? delayed(p, name_, residual, rows.lag) : Flow{};
   const Flow y = layer.plan_convolution(p, in, skip);
   p.set_lag(y, rows.lag);
   return norm_ ? norm_->plan(p, y, residual) : y;
 }
 
+// y = conv(x) + residual, or leaky_relu(conv(x)), as one step without the norm of the output.
 Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
     const Step s = p.step(name_);
@@ -290,6 +309,7 @@ Flow Conv1d::plan_convolution(Plan& p, Flow x, Flow residual) const {
     });
     s.backward([=, weight = weight_, geometry = geometry_](Context& c) {
       if (skip.grad) accumulate<T>(c, {.x = out.grad, .y = skip.grad, .add = skip.add});
+      // Before both gradients: with a leaky ReLU they need the gradient in front of it.
       const View<const T> dy = end.backward(c);
       if (dweight.grad)
         conv1d_weight_gradient<T>(c, {.x = in.value,
@@ -334,6 +354,7 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
   const auto in = s.reads<T>(x, Until::backward);
   const auto out = s.makes<T>(y);
   const auto skip = residual ? s.passes<T>(residual, out.flow) : Input<T>{};
+  // In training only: `saves` is false elsewhere, and the forward pass then computes Snake inside the convolution.
   const View<T> activated = saves ? s.saved<T>(x.shape) : View<T>{};
   const View<float> scratch = s.scratch(saves ? conv1d_forward_scratch<T>(context, x.shape, shape, geometry)
                                               : snake_conv1d_forward_scratch<T>(context, x.shape, shape, geometry),
@@ -434,6 +455,7 @@ Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
     }
     if (!fuses) return conv_.plan(p, activation_.plan(p, x), residual);
     const bool saves = p.training() && c.device().kind == Device::cpu;
+    // The norm comes between the convolution and the residual, so it takes the residual.
     if (conv_.norm()) return conv_.norm()->plan(p, plan_fused<T>(p, activation_, conv_, x, {}, saves), residual);
     return plan_fused<T>(p, activation_, conv_, x, residual, saves);
   });
@@ -464,6 +486,8 @@ Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
     const int64_t taps = weight_->shape.time, stride = geometry_.stride;
     const StreamedRows rows = streamed_transposed_rows(name_, taps, geometry_, p.lag(x));
     ConvTranspose1d layer = *this;
+    // Cuts off what starts in front of the first output that no earlier block has given, and the tail that rows of the
+    // next block still add to. time rows give time * stride outputs.
     layer.geometry_.left = rows.carried * stride, layer.geometry_.right = taps - stride, layer.output_padding_ = 0;
     const Flow y = layer.plan_convolution(p, with_carried_rows(p, name_, x, rows.carried, {}));
     p.set_lag(y, rows.lag);
@@ -473,6 +497,9 @@ Flow ConvTranspose1d::plan(Plan& p, Flow x) const {
   return norm_ ? norm_->plan(p, y) : y;
 }
 
+// The layer is the adjoint of a convolution from y to x with this weight [in, taps, 1, out]. Its forward pass is that
+// convolution's input gradient, its own input gradient that convolution's forward pass, and its weight gradient that
+// convolution's with the roles of input and result exchanged: x of the op is dy here.
 Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
   return visit(x.storage, [&]<class T>(Type<T>) {
     const Step s = p.step(name_);
@@ -494,6 +521,8 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
     const WeightGrad dweight = s.gradient(*weight_);
     const View<float> dbias = s.gradient(*bias_);
     Costs costs = convolution_costs<T>(y, x.shape, shape, geometry_, true, false);
+    // A transposed convolution by definition reads x with stride - 1 zeros between its rows; profilers count those
+    // products.
     costs.forward.zeros = 2 * static_cast<double>(x.shape.batch * (time - x.shape.time) * shape.elements());
     s.costs(costs);
     s.reaches(x, footprint_of(shape, geometry_, true));
@@ -518,6 +547,7 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
       if (in.grad)
         conv1d_forward<T>(c, {.x = out.grad,
                               .weight = weight->value<T>(),
+                              // Adds to the gradient in place: y of the op may be its residual.
                               .residual = in.add ? View<const T>(in.grad) : View<const T>{},
                               .y = in.grad,
                               .scratch = backward_scratch,
@@ -531,6 +561,7 @@ Flow ConvTranspose1d::plan_convolution(Plan& p, Flow x) const {
 
 namespace {
 
+// The backward pass rounds the gradient to the storage of x.
 template <class From, class To>
 Flow plan_convert(Plan& p, Flow x) {
   const Step s = p.step("convert");

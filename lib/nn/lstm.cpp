@@ -1,3 +1,5 @@
+// The layer Lstm: one step per LSTM layer, and the sum with the input of the stack. Streaming plans carry h and c from
+// block to block, so a stream has the values of the whole signal.
 #include "nacre/ops/lstm.h"
 
 #include <algorithm>
@@ -34,8 +36,8 @@ Costs lstm_costs(Shape x, Shape weight) {
     c.weight_gradient += {.bytes = (bytes + floats) * n, .launches = 1};
     c.input_gradient += {.bytes = (bytes + floats) * (n + one), .launches = 2};
   }
-  // Forward: per time step sums (4), h and c before, c, y, and the saved gates and cells. The first time step reads no h,
-  // the last one passes no gradient back: one reading of the weight less.
+  // Forward: per time step sums (4), h and c before, c, y, and the saved gates and cells. The first time step reads no
+  // h, the last one passes no gradient back: one reading of the weight less.
   c.forward += {.products = products,
                 .floats = 100 * n,
                 .bytes = (time - 1) * bytes * one + n * (floats * (4 + 2 + 5) + 2 * bytes),
@@ -53,18 +55,23 @@ Costs lstm_costs(Shape x, Shape weight) {
 /// block; it is zero before the signal's start. `of_item`: memory for the state of one item.
 template <class T>
 void forward_in_block(Context& c, LstmForward<T> a, View<float> carried, View<float> of_item, int64_t first) {
+  // `before`: rows of this block that lie in front of the signal, because x is late.
   const int64_t batch = a.x.shape.batch, time = a.x.shape.time, before = std::clamp<int64_t>(-first, 0, time);
   if (before == 0) {
+    // The state is read before the op writes it; it may be in place.
     a.state = carried, a.state_after = carried;
     return lstm_forward<T>(c, a);
   }
   // Nobody uses the values in front of the signal, but they are defined.
   c.zero(a.y);
+  // The state stays zero, as at the start of the stream.
   if (before == time) return;
   const View<const T> x = a.x;
   const View<T> y = a.y;
   a.state_after = of_item;
   for (int64_t b = 0; b < batch; ++b) {
+    // Item by item, because the rows of an item are contiguous and those of all items then are not. a.state is empty:
+    // the signal starts here with zeros.
     a.x = rows(x, b, before, time - before), a.y = rows(y, b, before, time - before);
     lstm_forward<T>(c, a);
     // The state is h of all items, then c of all items.
@@ -79,6 +86,7 @@ Lstm::Lstm(Parameters& parameters, const std::string& name, int64_t channels, in
     throw Error(ErrorKind::usage,
                 name + ": " + std::to_string(layers) + " LSTM layers of " + std::to_string(channels) + " channels");
   const Init init = uniform_by_fan_in(channels);
+  // Four gates in the order i, f, g, o.
   const int64_t n = 4 * channels;
   for (int64_t k = 0; k < layers; ++k) {
     const std::string end = "_l" + std::to_string(k);
@@ -121,6 +129,7 @@ Flow Lstm::plan_layer(Plan& p, Flow x, size_t k) const {
   const bool streams = p.streaming();
   const View<float> carried = streams ? s.carries<float>(lstm_state(shape.batch, channels)) : View<float>{},
                     of_item = streams ? s.scratch(lstm_state(1, channels), Until::forward) : View<float>{};
+  // The plan owns the block; its content is that of the run in progress.
   const StreamBlock* const block = streams ? &p.block() : nullptr;
   s.forward([=](Context& c) {
     const LstmForward<T> a{.x = in.value,

@@ -1,3 +1,15 @@
+// Parameters: registration under the names of checkpoints, layout in flat blocks, initial values, and conversion
+// between the layout in files and that in memory.
+//
+//  Blocks after allocate(), in elements; every tensor is padded to a multiple of pad_elements:
+//    values_, gradients_           [ directions v | gains g | other trained parameters ]
+//    weights32_ or weights16_      [ effective weights w ], each at the offset of its v
+//    weight_grads_                 [ gradients of w ], likewise
+//    buffers_                      [ parameters that are not trained, such as codebooks that averages update ]
+//    derived_memory_               [ what derive() registered ]
+//
+// So one call of the weight norm covers all weights of a model, and one call of the optimizer all trained values. The
+// padding belongs to no tensor and to no row of the weight norm.
 #include "nacre/nn/parameters.h"
 
 #include <algorithm>
@@ -9,9 +21,11 @@
 namespace nacre {
 namespace {
 
-constexpr int64_t pad_elements = 16;  // elements; each tensor starts on a 64-byte line
+// In elements. Each tensor starts at a multiple of 64 bytes of its block, in a block of bf16 of 32 bytes.
+constexpr int64_t pad_elements = 16;
 int64_t padded(int64_t n) { return (n + pad_elements - 1) / pad_elements * pad_elements; }
 
+// Elements of a tensor with this shape in a file.
 int64_t product(const std::vector<int64_t>& v) {
   int64_t p = 1;
   for (const int64_t x : v) p *= x;
@@ -22,6 +36,7 @@ std::string text(const std::vector<int64_t>& v) {
   for (size_t i = 0; i < v.size(); ++i) s += (i > 0 ? ", " : "") + std::to_string(v[i]);
   return s + "]";
 }
+// The whole of a block. Memory of 0 bytes has no address, and a null view with channels = 0 counts as empty.
 template <class T>
 View<T> view_of(const Memory& m, int64_t elements) {
   return elements == 0 ? View<T>(nullptr, {.channels = 0})
@@ -37,7 +52,9 @@ uint64_t hash(const std::string& s) {
 }
 
 double normal(const Philox& draw, uint64_t counter) {  // Box-Muller transform
+  // 1 - [0, 1) is in (0, 1], so the logarithm is finite.
   const double u = 1.0 - draw.uniform(2 * counter), v = draw.uniform(2 * counter + 1);
+  // Each number takes two uniform ones, at counters 2 i and 2 i + 1.
   return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586 * v);
 }
 
@@ -46,6 +63,8 @@ double normal(const Philox& draw, uint64_t counter) {  // Box-Muller transform
 std::vector<float> drawn(const Parameter& p, size_t piece, uint64_t seed) {
   const Init& init = p.init;
   const std::string& name = p.names[piece];
+  // Counters begin at 0 in every piece, and the index of an element in the file decides its counter. So the values do
+  // not depend on the layout in memory either.
   const Philox draw{seed, hash(init.shared ? name.substr(0, name.rfind('.')) : name)};
   std::vector<float> values(static_cast<size_t>(p.piece_elements()), init.kind == Init::one ? 1.0f : 0.0f);
   if (init.kind == Init::uniform)
@@ -59,6 +78,7 @@ std::vector<float> drawn(const Parameter& p, size_t piece, uint64_t seed) {
 void append_norms(std::span<const float> piece, int64_t rows, std::vector<float>& norms) {
   const size_t length = piece.size() / static_cast<size_t>(rows);
   for (size_t at = 0; at < piece.size(); at += length) {
+    // In double, so that the rounding to float dominates the error of the gain.
     double sum = 0;
     for (const double v : piece.subspan(at, length)) sum += v * v;
     norms.push_back(static_cast<float>(std::sqrt(sum)));
@@ -76,6 +96,8 @@ namespace {
 /// Calls f(index in the file, index in memory) for every element of a piece of StoredAs::convolution.
 template <class F>
 void each_place(const std::vector<int64_t>& stored, F&& f) {
+  // Axes in the file are [first, in, taps] or [first, in, taps of time, taps of width]; k counts taps of time (the only
+  // ones in one dimension), w taps of width.
   const int64_t in = stored[1], taps = stored[2], taps_of_width = stored.size() > 3 ? stored[3] : 1;
   for (int64_t o = 0; o < stored[0]; ++o)
     for (int64_t w = 0; w < taps_of_width; ++w)
@@ -90,6 +112,7 @@ void each_place(const std::vector<int64_t>& stored, F&& f) {
 std::vector<float> Parameter::to_file(std::span<const float> whole, size_t piece) const {
   const auto n = static_cast<size_t>(piece_elements());
   const std::span<const float> mine = whole.subspan(piece * n, n);
+  // With StoredAs::same this copy is the result; else each_place() overwrites every element of it.
   std::vector<float> out(mine.begin(), mine.end());
   if (stored_as == StoredAs::convolution)
     each_place(stored, [&](size_t in_file, size_t in_memory) { out[in_file] = mine[in_memory]; });
@@ -104,6 +127,8 @@ void Parameter::from_file(std::span<const float> values, size_t piece, std::span
     std::copy(values.begin(), values.end(), mine.begin());
 }
 
+// The parameter and the piece of it that have this name in files; {nullptr, 0} if none has. Pointers to parameters,
+// weights and derived values stay valid while others are added, because they lie in deques.
 Parameters::Place Parameters::find(const std::string& name) {
   for (Parameter& p : parameters_)
     for (size_t i = 0; i < p.names.size(); ++i)
@@ -122,6 +147,7 @@ Parameter& Parameters::add_stack(std::vector<std::string> names, std::vector<int
     throw Error(ErrorKind::usage, "parameter " + (names.empty() ? "?" : names[0]) + ": pieces of " + text(stored) +
                                       " do not make " + str(whole));
   if (const Place known = find(names[0]); known.parameter != nullptr) {
+    // Layers hold pointers, so a second registration must ask for the same pieces in the same order.
     if (known.parameter->names != names || known.parameter->stored != stored || known.parameter->shape != whole)
       throw Error(ErrorKind::usage, "parameter " + names[0] + ": registered as " + text(known.parameter->stored) +
                                         ", now asked for as " + text(stored));
@@ -139,9 +165,12 @@ Weight& Parameters::add_weight(std::vector<std::string> names, std::vector<int64
     v_names.push_back(n + ".weight_v");
     g_names.push_back(n + ".weight_g");
   }
+  // One gain per index of the first axis of the stored tensor: per output channel, or per input channel of a transposed
+  // convolution. In files it is [first, 1, ...], as PyTorch stores it.
   const int64_t rows = stored.at(0) * static_cast<int64_t>(names.size());
   std::vector<int64_t> g_stored(stored.size(), 1);
   g_stored[0] = stored[0];
+  // Before anything is registered, so that a refused call leaves no half of a weight.
   expect_one_form(names, ".weight");
   Parameter& v = add_stack(std::move(v_names), std::move(stored), whole, init, as);
   Parameter& g = add_stack(std::move(g_names), std::move(g_stored), {.channels = rows}, {Init::norm_of_direction});
@@ -160,12 +189,14 @@ Weight& Parameters::add_named_weight(std::string name, std::vector<int64_t> stor
   return weight_of(add_stack({std::move(name)}, std::move(stored), whole, init, as), nullptr);
 }
 
+// Refuses a weight whose names are already registered in the other form, with or without a gain.
 void Parameters::expect_one_form(const std::vector<std::string>& names, const char* of_other_form) {
   for (const std::string& n : names)
     if (find(n + of_other_form).parameter != nullptr)
       throw Error(ErrorKind::usage, "parameter " + n + ": its weight is registered both with and without a gain");
 }
 
+// The weight whose direction is v, made at the first call.
 Weight& Parameters::weight_of(Parameter& v, Parameter* g) {
   for (Weight& w : weights_)
     if (w.v == &v) return w;
@@ -186,6 +217,7 @@ const Derived& Parameters::derive(std::string name, Shape shape, std::function<v
   return derived_.back();
 }
 
+// In the order of registration, so a derived value may read those that were registered before it.
 void Parameters::compute_derived(Context& ctx) const {
   for (const Derived& d : derived_) d.compute(ctx, d.value);
 }
@@ -193,6 +225,7 @@ void Parameters::compute_derived(Context& ctx) const {
 void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   if (allocated_) throw Error(ErrorKind::usage, "parameters: allocated twice");
   // Order: directions, gains, other parameters. The weight norm and the optimizer then see one flat block each.
+  // In elements: of trained parameters in values_, of others in buffers_.
   std::map<const Parameter*, int64_t> offsets;
   int64_t directions = 0;
   for (const Weight& w : weights_) {
@@ -205,6 +238,7 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
     offsets[w.g] = directions + gains;
     gains += padded(w.g->shape.elements());
   }
+  // What is not part of a weight follows in the order of registration.
   int64_t trained = directions + gains, buffers = 0;
   for (const Parameter& p : parameters_) {
     if (offsets.contains(&p)) continue;
@@ -217,6 +251,8 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   buffers_memory_ = Memory(ctx, floats(buffers));
   values_ = view_of<float>(values_memory_, trained);
   buffers_ = view_of<float>(buffers_memory_, buffers);
+  // Only the effective weights are stored in bf16. Directions, gains and gradients stay float, so small updates are not
+  // lost to rounding.
   if (storage == Storage::float32) {
     weights_memory_ = Memory(ctx, floats(directions));
     weights32_ = view_of<float>(weights_memory_, directions);
@@ -238,11 +274,14 @@ void Parameters::allocate(Context& ctx, bool with_gradients, Storage storage) {
   // An effective weight and its gradient have the same offset in their blocks as the direction has in values_.
   for (Weight& w : weights_) {
     const int64_t at = offsets[w.v], rows = w.v->stored[0] * static_cast<int64_t>(w.v->names.size());
+    // The first axis is outermost in memory, too, and pieces of a stack follow each other along it. So a row of the
+    // weight norm is contiguous in either layout.
     const int64_t length = w.shape.elements() / rows;
     if (weights32_) w.value32 = View<float>(weights32_.data + at, w.shape);
     if (weights16_) w.value16 = View<bf16>(weights16_.data + at, w.shape);
     if (with_gradients) w.grad = View<float>(weight_grads_.data + at, w.shape);
     for (int64_t r = 0; r < rows; ++r)
+      // Offsets of gains count from the start of the gains, which the weight norm gets as a view of their own.
       rows_host_.push_back(
           {at + r * length, length, w.g != nullptr ? offsets[w.g] - directions + r : WeightRow::no_gain});
   }
@@ -274,6 +313,7 @@ void Parameters::initialise(Context& ctx, uint64_t seed) {
   for (const Parameter& p : parameters_) {
     if (p.init.kind == Init::norm_of_direction) continue;
     whole.resize(static_cast<size_t>(p.shape.elements()));
+    // All pieces are drawn into `whole` before it is written once.
     for (size_t i = 0; i < p.names.size(); ++i) p.from_file(drawn(p, i, seed), i, whole);
     ctx.write<float>(whole, p.value);
   }
@@ -282,6 +322,8 @@ void Parameters::initialise(Context& ctx, uint64_t seed) {
     whole.resize(static_cast<size_t>(w.shape.elements()));
     ctx.read<float>(w.v->value, whole);
     std::vector<float> gains;
+    // With g = |v| the effective weight starts as the direction itself, within rounding. Rows are summed in the order
+    // of the file.
     for (size_t i = 0; i < w.v->names.size(); ++i) append_norms(w.v->to_file(whole, i), w.v->stored[0], gains);
     ctx.write<float>(gains, w.g->value);
   }
@@ -298,6 +340,7 @@ void Parameters::refresh(Context& ctx) {
 void Parameters::clear_gradients(Plan& p) const {
   const Step s = p.step("clear gradients");
   if (!p.recording()) return;  // the parameters of a survey have no memory
+  // What ops add to without an overwriting first use: biases, codebooks, and other parameters that are no weights.
   std::vector<View<float>> cleared{step_gradients()[1]};
   // No step overwrites the gradient of a weight that is not trained in this walk, so it is cleared here.
   for (const Weight& w : weights_)
@@ -307,11 +350,13 @@ void Parameters::clear_gradients(Plan& p) const {
   });
 }
 std::array<View<float>, 2> Parameters::step_gradients() const noexcept {
+  // Gradients of directions and gains are left out: they follow from those of the effective weights.
   const int64_t normed = directions_.elements() + gains_.elements();
   return {weight_grads_, View<float>(gradients_.data + normed, {.channels = gradients_.elements() - normed})};
 }
 void Parameters::finish_gradients(Context& ctx) {
   if (rows_.elements() == 0) return;
+  // weight_norm_backward() adds to its results.
   ctx.zero(direction_grads_);
   ctx.zero(gain_grads_);
   weight_norm_backward(
@@ -323,6 +368,7 @@ Shape Parameters::update_scratch(Context& ctx) const {
   return weight_norm_adamw_scratch(ctx, values_.shape, directions_.elements(), gains_.elements(), rows_.elements());
 }
 void Parameters::update(Context& ctx, const AdamW& a) {
+  // The type of the effective weights selects the instance; everything else is float in both.
   const auto run = [&]<class T>(View<T> w) {
     weight_norm_adamw<T>(ctx, {.adamw = a,
                                .directions = directions_.elements(),
@@ -339,6 +385,7 @@ void Parameters::update(Context& ctx, const AdamW& a) {
 }
 
 void Parameters::assign(Context& ctx, const Parameters& other, View<const float> values) {
+  // Equal parameters in equal order have equal layouts, so whole blocks are copied.
   bool same = parameters_.size() == other.parameters_.size();
   for (size_t i = 0; same && i < parameters_.size(); ++i)
     same = parameters_[i].names == other.parameters_[i].names && parameters_[i].shape == other.parameters_[i].shape;
@@ -351,6 +398,7 @@ void Parameters::assign(Context& ctx, const Parameters& other, View<const float>
 int64_t Parameters::effective_elements() const {
   int64_t n = 0;
   for (const Parameter& p : parameters_) {
+    // A direction has as many elements as its effective weight, so leaving out the gains counts the latter.
     const bool gain = std::any_of(weights_.begin(), weights_.end(), [&](const Weight& w) { return w.g == &p; });
     if (p.trained && !gain) n += p.shape.elements();
   }
@@ -362,6 +410,8 @@ using TensorVisitor = std::function<void(const std::string&, const std::vector<i
 void Parameters::each_tensor(Context& ctx, const TensorVisitor& f) const { each_tensor(ctx, {}, f); }
 
 void Parameters::each_tensor(Context& ctx, View<const float> block, const TensorVisitor& f) const {
+  // Pieces of a stack are separate tensors in a file and sort by their own names. A `block` has the layout of values_
+  // and so no place for what is not trained.
   std::map<std::string, std::pair<const Parameter*, size_t>> sorted;
   for (const Parameter& p : parameters_) {
     if (block && !p.trained) continue;
@@ -386,7 +436,9 @@ bool Parameters::set_tensor(Context& ctx, const std::string& name, const std::ve
   if (stored != p.stored || static_cast<int64_t>(values.size()) != p.piece_elements())
     throw Error(ErrorKind::input, name + " is " + text(stored) + ", the model expects " + text(p.stored));
   View<float> to = p.value;
+  // The same offset as in values_.
   if (block) to = View<float>(block.data + (p.value.data - values_.data), p.shape);
+  // The other pieces of a stack keep their values: the whole is read, changed in one piece, and written back.
   std::vector<float> whole(static_cast<size_t>(p.shape.elements()));
   ctx.read<float>(to, whole);
   p.from_file(values, place.piece, whole);

@@ -1,3 +1,7 @@
+// The class Plan: walks, layout of memory, runs, and the calls of Plan and Step that layers make. Between the two
+// walks, lay_out() finds which backward passes run, who writes each gradient first, which gradients share memory, and
+// where each block lies. Records: plan_impl.h. Costs and receptive fields: survey.cpp. Streams: plan_stream.cpp.
+// Design: docs/decisions/plan-records-the-program.md.
 #include "nacre/ops/gradient_sums.h"
 #include "nn/plan_impl.h"
 
@@ -211,6 +215,8 @@ Plan::Plan(Plan&&) noexcept = default;
 Plan& Plan::operator=(Plan&&) noexcept = default;
 Plan::~Plan() = default;
 
+// Leaves the records and the layout, but no memory. If the walk throws, the records stay incomplete until the next
+// reserve() or survey() replaces them.
 void Plan::first_walk(const std::function<void(Plan&)>& walk) {
   Impl& p = *impl_;
   p.walk = Impl::Walk::first;
@@ -252,6 +258,7 @@ void Plan::reserve(const std::function<void(Plan&)>& walk) {
 
 namespace {
 /// Sums that wait must not outlive a run that ends early, because the plan may free their parts.
+// After a complete run nothing waits: place_sums() ends every walk with a sum.
 class SumsOfRun {
  public:
   explicit SumsOfRun(Context& ctx) : ctx_(ctx) {}

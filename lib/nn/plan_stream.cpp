@@ -3,13 +3,18 @@
 
 namespace nacre {
 
+// The lag of an activation in its own rows: as set_lag() stated it, or else that of the inputs of the step that made
+// it, which must agree and be read at the output's own position only. A source that has no stated lag is not late. A
+// layer that changes the number of rows per frame must call set_lag(), because lags are not converted here.
 int64_t Plan::Impl::lag(int id) {
   const Activation& x = at(id);
   if (x.lag >= 0) return x.lag;
+  // -1: the step has read no activation yet.
   int64_t found = -1;
   if (x.made >= 0)
     for (const int input : nth(steps, x.made).inputs) {
       const auto& reaches = nth(steps, x.made).reaches;
+      // At the ends of a block the step would pad where rows of other blocks belong.
       if (const auto r = reaches.find(at(input).value); r != reaches.end() && !r->second.own_position())
         refuse("step " + name(x.made) + " cannot be streamed: it depends on other rows than its own");
       const int64_t of_input = lag(input);
@@ -39,10 +44,15 @@ void Plan::require_start(int64_t frames) {
 // ---- state
 
 StreamBlock& Plan::block() noexcept { return impl_->stream_block; }
+
+// Each call of Step::carries() is one view in `carried`, in the order of the calls. The bytes of a state are those of
+// the views back to back, without the padding that blocks have in memory. Plans of other block lengths have the same
+// views, so their states are interchangeable.
 void Plan::reset() {
   for (const View<std::byte>& v : impl_->carried) impl_->ctx.zero(v);
 }
 size_t Plan::state_bytes() const noexcept {
+  // The views are of bytes, so elements are bytes.
   int64_t bytes = 0;
   for (const View<std::byte>& v : impl_->carried) bytes += v.elements();
   return static_cast<size_t>(bytes);
@@ -74,6 +84,7 @@ void Plan::write_state(std::span<const std::byte> from) {
 }
 void Plan::continue_from(const Plan& other) {
   const std::vector<View<std::byte>>&from = other.impl_->carried, &to = impl_->carried;
+  // Only the sizes are compared; the order of steps is the caller's promise.
   if (!std::equal(from.begin(), from.end(), to.begin(), to.end(),
                   [](const auto& a, const auto& b) { return a.shape == b.shape; }))
     throw Error(ErrorKind::usage, "plan: the state of a plan with other steps");

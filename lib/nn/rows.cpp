@@ -12,6 +12,7 @@ Flow plan_rows(Plan& p, Flow x, int64_t first, int64_t time) {
   const Step s = p.step("rows");
   Shape shape = x.shape;
   shape.time = time;
+  // Row t of y is row first + t of x. y is `before` rows of zeros, `kept` rows of x that begin at `from`, and zeros.
   const int64_t row = x.shape.width * x.shape.channels, before = std::clamp<int64_t>(-first, 0, time),
                 from = std::max<int64_t>(0, first), kept = std::clamp(x.shape.time - from, int64_t{0}, time - before);
   const auto in = s.reads<T>(x);
@@ -37,6 +38,7 @@ Flow plan_rows(Plan& p, Flow x, int64_t first, int64_t time) {
   });
   s.backward([=](Context& c) {
     if (!in.grad) return;
+    // Rows of x that y leaves out get a zero gradient. accumulate() below then writes or adds the rest.
     if (!in.add) c.zero(in.grad);
     if (kept > 0)
       for (int64_t b = 0; b < shape.batch; ++b)
@@ -53,6 +55,9 @@ Flow rows_of(Plan& p, Flow x, int64_t first, int64_t time) {
     if (time != x.shape.time || first < 0)
       throw Error(ErrorKind::usage, "rows: cannot be streamed: " + std::to_string(time) + " rows from " +
                                         std::to_string(first) + " of " + std::to_string(x.shape.time));
+    // Nothing is copied: the same memory holds the rows of y, with a larger lag. What y has behind the end of x is then
+    // undefined, like all rows outside of a signal (StreamBlock). A streaming plan has no gradient that detach() could
+    // stop.
     const Flow y = p.detach(x);
     p.set_lag(y, p.lag(x) + first);
     return y;

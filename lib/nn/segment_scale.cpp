@@ -1,3 +1,5 @@
+// Two steps around the codec: division of the audio by its level, and multiplication of the result by it. Both are
+// linear in x for a given scale, so the backward pass applies the same scale to the gradient.
 #include "nn/segment_scale.h"
 
 #include "nacre/ops/rms_scale.h"
@@ -9,6 +11,7 @@ Normalised normalised(Plan& p, Flow audio, View<const int32_t> lengths) {
   const Shape x = audio.shape;
   const auto in = s.reads<float>(audio);
   const auto out = s.makes<float>(x);
+  // Persistent: the decoder's side reads the scales in a later step, and callers read them after the run.
   const View<float> scales = p.persistent<float>({.channels = x.batch});
   const View<float> scratch = s.scratch(rms_scale_scratch(p.context(), x), Until::forward);
   const auto n = static_cast<double>(x.elements());

@@ -1,3 +1,7 @@
+// Steps of streaming plans that keep rows between blocks. A convolution gets the last rows of the blocks before in
+// front of its block (with_carried_rows), so it needs no padding and each row of the signal is computed once. What
+// comes too early for a sum waits in a ring (delayed). streamed_rows() and streamed_transposed_rows() derive the number
+// of carried rows and the lag of the result from the geometry.
 #include "nn/streaming.h"
 
 #include <algorithm>
@@ -5,6 +9,7 @@
 namespace nacre {
 namespace {
 
+// Round towards minus infinity and plus infinity, for b > 0.
 int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 int64_t ceil_div(int64_t a, int64_t b) { return -floor_div(-a, b); }
 
@@ -21,6 +26,8 @@ int64_t rows_per_frame(const Plan& p, const std::string& name, Flow x) {
 /// Replaces the rows of an item that lie outside of the signal. `first`: of the buffer in the signal.
 template <class T>
 void fill_outside(Context& c, View<T> buffer, int64_t item, int64_t first, int64_t total, const Conv1dGeometry& g) {
+  // `total`: rows of the signal, -1 while its end is unknown. All rows here are numbers in the signal, and `end` is
+  // exclusive.
   const int64_t end = first + buffer.shape.time;
   const auto clear = [&](int64_t from, int64_t to) {
     if (from < to) c.zero(rows(buffer, item, from - first, to - from));
@@ -48,6 +55,8 @@ void fill_outside(Context& c, View<T> buffer, int64_t item, int64_t first, int64
 
 template <class T>
 Flow plan_carried(Plan& p, const std::string& name, Flow x, int64_t carried, const Conv1dGeometry& g) {
+  // The result has carried + time rows per item. The state is the last `carried` of them, after the replacement of rows
+  // outside of the signal: a later block reads those rows as this one did.
   const int64_t lag = p.lag(x), per_frame = rows_per_frame(p, name, x), time = x.shape.time;
   const Step s = p.step(name + ".rows");
   Shape shape = x.shape, kept = x.shape;
@@ -60,10 +69,12 @@ Flow plan_carried(Plan& p, const std::string& name, Flow x, int64_t carried, con
   s.forward([=, block = &p.block()](Context& c) {
     const int64_t first = first_row(*block, per_frame, lag) - carried;
     for (int64_t b = 0; b < shape.batch; ++b) {
+      // The copies are in stream order: the old state is read before the new one overwrites it.
       const View<T> of_item = rows(state, b, 0, carried);
       c.copy<T>(of_item, rows(out.value, b, 0, carried));
       c.copy<T>(rows(in.value, b, 0, time), rows(out.value, b, carried, time));
       const int64_t frames = block->total_of(b), total = frames < 0 ? -1 : frames * per_frame;
+      // Between the ends of the signal there is nothing to replace.
       if (first < 0 || total >= 0) fill_outside<T>(c, out.value, b, first, total, g);
       c.copy<T>(rows(out.value, b, time, carried), of_item);
     }
@@ -73,6 +84,8 @@ Flow plan_carried(Plan& p, const std::string& name, Flow x, int64_t carried, con
 
 template <class T>
 Flow plan_delayed(Plan& p, const std::string& name, Flow x, int64_t lag) {
+  // y[t] = x[t - rows_late] in rows of the block's memory. The ring has one place per row of delay, and its size does
+  // not depend on the length of a block.
   const int64_t rows_late = lag - p.lag(x), per_frame = rows_per_frame(p, name, x), time = x.shape.time;
   const Step s = p.step(name + ".delay");
   const auto in = s.reads<T>(x);
@@ -93,9 +106,12 @@ Flow plan_delayed(Plan& p, const std::string& name, Flow x, int64_t lag) {
       }
     };
     for (int64_t b = 0; b < kept.batch; ++b) {
+      // The oldest rows that wait are at the places where the newest ones go, because both numbers differ by rows_late.
+      // So they are read first.
       in_ring(0, [&](int64_t place, int64_t row, int64_t n) {
         c.copy<T>(rows(ring, b, place, n), rows(out.value, b, row, n));
       });
+      // A block longer than the delay also passes rows on within the run.
       const int64_t direct = time - waiting;
       if (direct > 0) c.copy<T>(rows(in.value, b, 0, direct), rows(out.value, b, waiting, direct));
       in_ring(direct, [&](int64_t place, int64_t row, int64_t n) {
@@ -115,8 +131,12 @@ StreamedRows streamed_rows(const std::string& name, int64_t taps, const Conv1dGe
     refuse(name, "it reads farther ahead than back, and reflects the end of the signal");
   // Before a block, the input has rows up to -lag_of_input - 1, and the output those that they complete, counted from
   // the first frame of the block on.
+  // Output o reads inputs o stride - left to o stride - left + length, and it is complete once the last of them has
+  // arrived.
   const int64_t outputs = floor_div(-lag_of_input - 1 + g.left - length, g.stride) + 1;
   if (outputs > 0) refuse(name, "its padding at the start is longer than its taps reach");
+  // From the first input that output `outputs` reads to the last one before the block. That is length + 1 + r - stride
+  // rows with 0 <= r < stride, so a block of n stride rows gives n outputs.
   return {.carried = -lag_of_input - (outputs * g.stride - g.left), .lag = -outputs};
 }
 

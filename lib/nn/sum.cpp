@@ -1,3 +1,5 @@
+// a + b. Both gradients are dy. At most one of a and b can share dy's memory (Step::passes); the other one gets a copy,
+// or dy is added to what it has.
 #include "nn/sum.h"
 
 #include <algorithm>
@@ -27,6 +29,7 @@ Flow plan_sum(Plan& p, const std::string& name, Flow a, Flow b) {
 
 Flow sum_of(Plan& p, const std::string& name, Flow a, Flow b) {
   if (p.streaming()) {
+    // The earlier one waits; delayed() returns the later one unchanged.
     const int64_t lag = std::max(p.lag(a), p.lag(b));
     a = delayed(p, name, a, lag), b = delayed(p, name, b, lag);
   }

@@ -6,6 +6,7 @@
 namespace nacre {
 namespace {
 
+// Rounds towards minus infinity, for b > 0: positions in front of an activation are negative.
 int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
 
 }  // namespace
@@ -31,6 +32,7 @@ Span Footprint::of(Span output) const noexcept {
 /// Computes the rows from the costs of the steps, after it is known which backward passes run and which gradients they
 /// add to.
 void Plan::Impl::count() {
+  // As many sums as a launch takes (SumBatch::most in kernels/runtime/gradient_sums.h).
   constexpr double sums_per_launch = 60;
   std::map<int, Work> sums;  // of the walks, each of which ends with the sums that wait
   Work alone{};

@@ -29,6 +29,7 @@ class Block {
 
 }  // namespace
 
+// progress counts codebooks: it is called with 0 here, and by start_cascade() after every stage.
 void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, const StartProgress& progress) const {
   if (progress) progress(0, config_.n_codebooks);
   if (config_.two_rates()) return start_two_rates(ctx, latents, seed, progress);
@@ -36,6 +37,7 @@ void Quantizer::start(Context& ctx, View<const float> latents, uint64_t seed, co
 }
 
 void Quantizer::start_two_rates(Context& ctx, View<const float> z, uint64_t seed, const StartProgress& progress) const {
+  // All rows as one item. They are whole frames, so the stride of the reduction cuts none.
   const Shape shape{.time = z.shape.rows(), .channels = config_.latent()};
   // Runs part of the quantizer over all rows.
   const auto result_of = [&](const std::function<Flow(Plan&, Flow)>& walk,
@@ -43,6 +45,7 @@ void Quantizer::start_two_rates(Context& ctx, View<const float> z, uint64_t seed
     Plan plan(ctx, Purpose::inference);
     View<float> in;
     View<const float> out;
+    // A plan for each part: its memory is free again before the next part starts.
     plan.reserve([&](Plan& p) {
       const Output<float> source = p.source<float>(shape);
       in = source.value;
@@ -52,6 +55,7 @@ void Quantizer::start_two_rates(Context& ctx, View<const float> z, uint64_t seed
     plan.run();
     use(out);
   };
+  // Long cascade: from the latent at one vector per frame.
   result_of([&](Plan& p, Flow x) { return plan_reduced(p, x); },
             [&](View<const float> g) { start_cascade(ctx, long_, g, seed, 0, progress); });
   result_of(
@@ -67,10 +71,15 @@ void Quantizer::start_two_rates(Context& ctx, View<const float> z, uint64_t seed
 
 void Quantizer::start_cascade(Context& ctx, const Cascade& own, View<const float> latents, uint64_t seed,
                               int64_t stages_before, const StartProgress& progress) const {
+  // own.stages codebooks in turn, from latents [rows, latent]. Each starts by k-means over what the earlier ones left:
+  // the residual itself, or its projection to `dim` channels. The residual then loses what the nearest codes give: r -=
+  // E[c], or r -= W_out E[c] + b_out. `stages_before`: codebooks of the cascade before this one, for the progress
+  // alone.
   const int64_t rows = latents.shape.rows(), latent = config_.latent(), d = config_.code_dim(),
                 k = config_.codebook_size;
   const Shape whole{.time = rows, .channels = latent}, low{.time = rows, .channels = d}, book{.time = k, .channels = d};
   const Shape in_shape{.batch = d, .channels = latent}, out_shape{.batch = latent, .channels = d};
+  // All ops run in turn, so one block serves all.
   int64_t most = std::max(vq_kmeans_scratch(ctx, low, book).elements(), vq_nearest_scratch(ctx, low, book).elements());
   if (factorised())
     most = std::max({most, conv1d_forward_scratch(ctx, whole, in_shape, {}).elements(),
@@ -78,11 +87,13 @@ void Quantizer::start_cascade(Context& ctx, const Cascade& own, View<const float
   const Block<float> residual(ctx, whole), chosen(ctx, whole), projected(ctx, low), rows_chosen(ctx, low),
       scratch(ctx, {.channels = most});
   const Block<int32_t> codes(ctx, {.time = rows});
+  // Floats, also of a model in bf16. Only codebooks change here, so the projections stay valid.
   const RvqProjections weights =
       Projections{own.in_weight, own.out_weight, own.in_bias, own.out_bias, own.derived}.views();
   ctx.copy<float>(latents, residual);
   std::vector<float> host_residual(static_cast<size_t>(rows * latent)), host_chosen(host_residual.size());
   for (int64_t stage = 0; stage < own.stages; ++stage) {
+    // The stage's rows in the stack of codebooks: k-means writes the parameter in place.
     const View<float> centres(own.codebooks->value.data + stage * k * d, book);
     View<const float> x = residual;
     if (factorised()) {
@@ -109,6 +120,7 @@ void Quantizer::start_cascade(Context& ctx, const Cascade& own, View<const float
     } else {
       vq_gather(ctx, {.codebook = centres, .codes = codes, .y = chosen});
     }
+    // The difference is taken on the host: this happens once per codebook before training.
     ctx.read<float>(residual, host_residual);
     ctx.read<float>(chosen, host_chosen);
     for (size_t i = 0; i < host_residual.size(); ++i) host_residual[i] -= host_chosen[i];

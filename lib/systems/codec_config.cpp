@@ -1,3 +1,6 @@
+// CodecConfig: quantities that follow from the keys (rates, codes per frame, receptive fields, work), the check of keys
+// against each other, and JSON. Limits of single keys are in fields() of the header; limits of a topology are in its
+// file.
 #include "nacre/systems/codec_config.h"
 
 #include <algorithm>
@@ -32,6 +35,7 @@ struct Surveyed {
   }
   /// `zeros`: with those that transposed convolutions have between their inputs.
   int64_t multiply_adds(bool zeros = false) const {
+    // Costs count a product and its sum as two operations.
     double operations = 0;
     for (const CostRow& r : plan.costs()) operations += r.forward.products + (zeros ? r.forward.zeros : 0);
     return static_cast<int64_t>(operations / 2);
@@ -52,16 +56,20 @@ int64_t decoder_multiply_adds(const CodecConfig& c, int64_t frames, bool zeros) 
 
 int64_t CodecConfig::hop() const { return product(encoder_rates) * long_frames; }
 int64_t CodecConfig::codes_per_frame(int64_t codebooks) const {
+  // A long-term codebook has one code per frame, any other one per position.
   return std::min(codebooks, long_codebooks) + std::max<int64_t>(0, codebooks - long_codebooks) * long_frames;
 }
 int64_t CodecConfig::codebooks_of(int64_t codes) const {
+  // The inverse of codes_per_frame(). The division rounds down, so the result is checked by the way back.
   const int64_t books = codes <= long_codebooks ? codes : long_codebooks + (codes - long_codebooks) / long_frames;
   return books >= 1 && books <= n_codebooks && codes_per_frame(books) == codes ? books : 0;
 }
 int64_t CodecConfig::codebook_of(int64_t column, int64_t codebooks) const {
+  // Behind the long-term codes, each position has one code of every other codebook.
   return column < long_codebooks ? column : long_codebooks + (column - long_codebooks) % (codebooks - long_codebooks);
 }
 double CodecConfig::ema_decay_of(int64_t rows) const {
+  // Averages span ema_rows frames, whatever the batch. The decay is at least ema_decay.
   if (ema_rows == 0) return ema_decay;
   return std::max(ema_decay, 1 - static_cast<double>(rows) / static_cast<double>(ema_rows));
 }
@@ -96,11 +104,13 @@ int64_t CodecConfig::decoder_macs_profiled(int64_t frames) const { return decode
 
 int64_t CodecConfig::encoder_context() const {
   const Surveyed s(coder_of, *this, {.time = hop(), .channels = audio_channels});
+  // The samples that frame 0 depends on, as if the signal went on at both sides. Its own are 0 ... hop - 1.
   const Span samples = s.plan.reach(s.y, {0, 0}, s.x);
   return std::max<int64_t>(1, ceil_div(std::max(-samples.first, samples.last - (hop() - 1)), hop()));
 }
 int64_t CodecConfig::decoder_context() const {
   const Surveyed s(synthesis_of, *this, {.time = long_frames, .channels = latent()});
+  // The same in the other direction: the latent positions that the samples of frame 0 depend on.
   const Span positions = s.plan.reach(s.y, {0, hop() - 1}, s.x);
   const int64_t farthest = std::max(-positions.first, positions.last - (long_frames - 1));
   return std::max<int64_t>(1, ceil_div(farthest, long_frames));
@@ -108,6 +118,7 @@ int64_t CodecConfig::decoder_context() const {
 
 void CodecConfig::check() const {
   CodecConfig c = *this;
+  // Keys by themselves come first, so what follows computes with values within their limits.
   check_limits("codec", fields_of(c), shortest);
   if (product(encoder_rates) != product(decoder_rates))
     refuse("codec.decoder_rates", "a product of " + std::to_string(product(decoder_rates)),
@@ -120,6 +131,7 @@ void CodecConfig::check() const {
   if (kernel_size % 2 == 0) refuse("codec.kernel_size", std::to_string(kernel_size), "an odd number");
   if (segmented() && segment < hop())
     refuse("codec.segment", std::to_string(segment), "at least one hop, " + std::to_string(hop()) + ", or 0");
+  // Every sample must lie in one or two segments: a stride below half of the segment would give three.
   if (segmented() && (segment_stride > segment || segment_stride < (segment + 1) / 2))
     refuse("codec.segment_stride", std::to_string(segment_stride),
            std::to_string((segment + 1) / 2) + " to " + std::to_string(segment) + " with this codec.segment");
@@ -154,6 +166,7 @@ void CodecConfig::check() const {
 }
 
 void expect_defaults(const CodecConfig& config, std::initializer_list<const char*> keys) {
+  // fields_of() needs objects that it may change.
   CodecConfig c = config, defaults;
   const Fields all = fields_of(c), of_defaults = fields_of(defaults);
   const auto text = [](const nlohmann::json& v) { return v.is_string() ? v.get<std::string>() : v.dump(); };
@@ -166,6 +179,7 @@ void expect_defaults(const CodecConfig& config, std::initializer_list<const char
 
 std::string CodecConfig::to_json() const {
   CodecConfig c = *this;
+  // Files state the number of channels, not the 0 that stands for it.
   c.latent_dim = latent();
   return written(fields_of(c)).dump(2);
 }

@@ -14,6 +14,7 @@ void add_units(Chain& layers, Parameters& p, const CodecConfig& c, const std::st
     layers << ResidualUnit(p, name + std::to_string(first + i), channels, c.kernel_size, c.dilations[i], c.activation);
 }
 
+// Keeps the length for odd taps.
 Conv1dGeometry centred(int64_t taps) { return {.left = (taps - 1) / 2, .right = (taps - 1) / 2}; }
 
 /// The mirror image of the encoder:
@@ -45,6 +46,7 @@ void check(const CodecConfig& c) {
           "upsampling_strides", "latent_convolutions", "denoise", "long_codebooks"});
 }
 
+// The published models: 16 kHz with 12 codebooks, 24 kHz with 32, 44.1 kHz with 9.
 CodecConfig at_16k() {
   CodecConfig c;
   c.network = "dac";
@@ -67,6 +69,8 @@ CodecConfig at_44k() {
 
 Net dac_encoder(Parameters& p, const CodecConfig& c) {
   Chain layers;
+  // Names are the indices of nested sequences in the published code: units come first in a block, then the activation
+  // and the convolution.
   const size_t per_block = c.dilations.size();
   int64_t channels = c.encoder_dim;
   size_t index = 1;

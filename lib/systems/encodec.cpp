@@ -66,6 +66,8 @@ void check(const CodecConfig& c) {
            "a multiple of " + std::to_string(int64_t{2} << c.decoder_rates.size()) + " with network \"encodec\"");
 }
 
+// What the presets share: one residual unit per block, ELU, two LSTM layers, latents of 128 channels and codebooks of
+// moving averages.
 CodecConfig common() {
   CodecConfig c;
   c.network = "encodec";

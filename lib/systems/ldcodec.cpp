@@ -10,6 +10,7 @@
 namespace nacre::systems {
 namespace {
 
+// Keeps the length for odd taps.
 Conv1dGeometry same(int64_t taps, int64_t dilation, int64_t groups) {
   const int64_t side = (taps - 1) / 2 * dilation;
   return {.dilation = dilation, .groups = groups, .left = side, .right = side};
@@ -19,6 +20,7 @@ Conv1dGeometry same(int64_t taps, int64_t dilation, int64_t groups) {
 int64_t inner_width(const CodecConfig& c, int64_t channels) {
   return std::llround((c.residual_width > 0 ? c.residual_width : 2) * static_cast<double>(channels));
 }
+// Channels behind so many upsampling blocks; 0: of the first convolution.
 int64_t width(const CodecConfig& c, size_t block) {
   return c.decoder_channels.empty() ? c.decoder_dim >> block : c.decoder_channels[block];
 }

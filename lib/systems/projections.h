@@ -22,6 +22,7 @@ struct Projections {
   /// Views of one walk of refresh(): `memory` has derived_shape().
   RvqProjections views_in(View<float> memory) const {
     if (in_weight == nullptr) return {};
+    // A model in bf16 has no float weights to point to; refresh() keeps copies.
     const bool copied = !in_weight->value32;
     return {
         .in_weight = copied ? View<const float>(copies(memory), in_weight->shape) : in_weight->value<float>(),
@@ -40,6 +41,7 @@ struct Projections {
       convert<bf16, float>(
           c, {.x = out_weight->value<bf16>(), .y = View<float>(copies(memory) + in.elements(), out_weight->shape)});
     }
+    // After the copies, which the products are made from.
     rvq_products(c, {.projections = views_in(memory),
                      .y = View<float>(memory.data, products),
                      .scratch = View<float>(memory.data + products.elements(),

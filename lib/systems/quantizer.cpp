@@ -1,3 +1,6 @@
+// The quantizer as steps of a plan: registration of a cascade's parameters, training and coding (plan), and decoding
+// (plan_decode). The search and its gradients are in ops/rvq.h. Two rates: two_rates.cpp. Start from data:
+// codebook_start.cpp.
 #include "nacre/systems/quantizer.h"
 
 #include <algorithm>
@@ -9,6 +12,7 @@
 namespace nacre {
 namespace {
 
+// One name per stage: tensors of a stack have names of their own in files.
 std::vector<std::string> stage_names(const std::string& before, int64_t stages, const std::string& after) {
   std::vector<std::string> names;
   for (int64_t i = 0; i < stages; ++i) names.push_back(before + std::to_string(i) + after);
@@ -17,6 +21,9 @@ std::vector<std::string> stage_names(const std::string& before, int64_t stages, 
 
 }  // namespace
 
+// Parameters of n stages, as stacks with the stage as first axis, so that one op runs all stages. Factorised codes have
+// projections and codebooks that gradients train. Other codebooks are buffers: moving averages of the rows that chose a
+// code train them (vq_ema).
 Quantizer::Cascade Quantizer::cascade(Parameters& p, const std::string& at, int64_t n) const {
   const int64_t k = config_.codebook_size, d = config_.code_dim(), latent = config_.latent();
   const Shape books{.batch = n, .time = k, .channels = d};
@@ -60,8 +67,8 @@ Quantizer::Quantizer(Parameters& p, const CodecConfig& c, Storage surveyed) : co
 namespace {
 
 /// Distances to all codes are exact, so they do not use tensor cores. `update`: the averages of the codebooks follow
-/// the codes (vq_ema), which reads and writes codebooks and sums and reads the quantised rows. `orthogonal`: sums over the
-/// error z - y come first.
+/// the codes (vq_ema), which reads and writes codebooks and sums and reads the quantised rows. `orthogonal`: sums over
+/// the error z - y come first.
 Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update, bool orthogonal) {
   const auto rows = static_cast<double>(z.rows()), latent = static_cast<double>(z.channels),
              stages = static_cast<double>(books.batch), dim = static_cast<double>(books.channels),
@@ -69,8 +76,8 @@ Costs quantizer_costs(Shape z, Shape books, bool factorised, bool update, bool o
   const double projections = factorised ? stages * dim * latent : 0;
   const double values = 4 * rows * latent, kept = 4 * rows * stages * dim, book = 4 * stages * codes * dim,
                indices = 4 * rows * stages;
-  // Every step prepares the search: it writes the codebooks in another layout, padded to whole groups of codes, and with
-  // their norms. The search reads the result.
+  // Every step prepares the search: it writes the codebooks in another layout, padded to whole groups of codes, and
+  // with their norms. The search reads the result.
   constexpr int64_t code_pad = 128;
   const double prepared =
       4 * stages * static_cast<double>((books.time + code_pad - 1) / code_pad * code_pad) * (dim + 1);
@@ -132,6 +139,7 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
                                   const QuantizerUse& use, const Numbers* given) const {
   const Step s = p.step(name);
   Context& context = p.context();
+  // `books`: the codebooks in use, [stages, codes, 1, dim].
   const Shape shape = z.shape, books{.batch = stages, .time = config_.codebook_size, .channels = config_.code_dim()};
   const bool latent_codes = !factorised();
   const auto in = s.reads<float>(z, Until::backward);
@@ -146,6 +154,7 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
   const int64_t beam = p.training() ? 1 : use.beam > 0 ? use.beam : config_.beam;
   const View<float> scratch =
       s.scratch(rvq_forward_scratch(context, shape, books, factorised(), beam, factorised()), Until::forward);
+  // What each stage searched for (r_i or e_i), for the backward pass and the averages.
   const View<float> quantised =
       s.saved<float>({.batch = stages, .time = shape.batch * shape.time, .channels = config_.code_dim()});
   if (p.training()) {
@@ -153,6 +162,7 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
     q.stages = given != nullptr ? given->stages : p.persistent<int32_t>({.channels = shape.batch});
     q.frames = given != nullptr ? given->frames : p.persistent<int32_t>({.channels = shape.batch});
   }
+  // Only with products of the projections can the search do without y.
   const bool codes_only = use.codes_only && factorised() && !p.training();
   s.forward([=, codebooks = own.codebooks, metric = config_.metric](Context& c) {
     rvq_forward(c, {.z = in.value,
@@ -202,6 +212,7 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
   });
   if (!latent_codes || !use.step) return q;
 
+  // The update runs right after the backward pass (Step::update), so its scratch is alive then.
   const View<float> update_scratch = s.scratch(vq_ema_scratch(context, quantised.shape, books), Until::backward);
   q.update = [=, seed = use.seed, step = use.step, codes = q.codes, frames = q.frames, codebooks = own.codebooks,
               counts = own.counts, sums = own.sums,
@@ -219,6 +230,7 @@ Quantized Quantizer::plan_cascade(Plan& p, const std::string& name, const Cascad
                .dead_below = dead_below,
                .seed = seed});
   };
+  // A run that is given up before the weights move must not leave half of a step in the codebooks either.
   for (const Parameter* changed : {own.codebooks, own.counts, own.sums}) s.changes(changed->value);
   s.update([update = q.update, decay = config_.ema_decay_of(shape.rows())](Context& c) { update(c, decay); });
   return q;
@@ -228,6 +240,8 @@ Flow Quantizer::plan_decode_cascade(Plan& p, const std::string& name, const Casc
                                     int64_t first, int64_t columns, int64_t positions) const {
   const Step s = p.step(name);
   // Part of a frame's columns is copied, and then seen as the codes of positions.
+  // [batch, frames, 1, columns] read as [batch, frames positions, 1, columns / positions]: a frame's codes lie position
+  // by position.
   const bool whole = columns == codes.shape.channels;
   View<int32_t> own_columns{};
   Shape frames = codes.shape, rows = codes.shape;

@@ -1,3 +1,4 @@
+// Layers of seanet.h. Lengths: PaddedConv has ceil(time / stride) outputs, TrimmedConvTranspose time * stride.
 #include "systems/seanet.h"
 
 #include <algorithm>
@@ -7,6 +8,8 @@
 namespace nacre::systems {
 namespace {
 
+// The norm that Conv1d has. Norms of outputs are layers of these classes, because their names in checkpoints differ:
+// <name>.norm beside <name>.conv.
 Norm norm_of_weight(const CodecConfig& c) { return c.norm == Norm::weight ? Norm::weight : Norm::none; }
 
 std::optional<GroupNorm> norm_of_output(Parameters& p, const CodecConfig& c, const std::string& name,
@@ -15,6 +18,8 @@ std::optional<GroupNorm> norm_of_output(Parameters& p, const CodecConfig& c, con
   return GroupNorm(p, name + ".norm", channels, 1, c.norm == Norm::group ? NormOver::item : NormOver::position);
 }
 
+// Padding of (taps - 1) dilation + 1 - stride positions in all: with it n stride inputs have n outputs. Causal
+// convolutions have it in front; others have half of it, rounded down, behind.
 Conv1dGeometry padded(const CodecConfig& c, int64_t taps, int64_t stride, int64_t dilation) {
   const int64_t all = (taps - 1) * dilation + 1 - stride, right = c.causal ? 0 : all / 2;
   return {.stride = stride, .dilation = dilation, .left = all - right, .right = right, .padding = c.padding};
@@ -52,6 +57,7 @@ PaddedConv::PaddedConv(Parameters& p, const CodecConfig& c, const std::string& n
       norm_(norm_of_output(p, c, name, out)) {}
 
 Flow PaddedConv::plan(Plan& p, Flow x, Flow residual) const {
+  // The padding at the right end completes the last stride, so that a partial one has an output, too.
   const int64_t time = x.shape.time, stride = conv_.geometry().stride, positions = (time + stride - 1) / stride;
   const Conv1d conv = conv_.padded_right(positions * stride - time);
   const Conv1dGeometry& g = conv.geometry();
@@ -60,6 +66,7 @@ Flow PaddedConv::plan(Plan& p, Flow x, Flow residual) const {
   // block is not that of the signal.
   const bool extend = !p.streaming() && g.padding == Padding::reflect && time < least;
   const Flow longer = extend ? rows_of(p, x, 0, least) : x;
+  // With a norm the residual is added behind it.
   const Flow y = rows_of(p, conv.plan(p, longer, norm_ ? Flow{} : residual), 0, positions);
   return norm_ ? norm_->plan(p, y, residual) : y;
 }
@@ -73,6 +80,7 @@ TrimmedConvTranspose::TrimmedConvTranspose(Parameters& p, const CodecConfig& c, 
 
 Flow TrimmedConvTranspose::plan(Plan& p, Flow x) const {
   const Flow y = conv_.plan(p, x);
+  // With a norm, the convolution's own trim is empty (see the constructor), and the cut comes last.
   return norm_ ? rows_of(p, norm_->plan(p, y), trim_.left, x.shape.time * stride_) : y;
 }
 

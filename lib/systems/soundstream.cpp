@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t denoise_labels = 2;  // off and on
 constexpr double half_width = 0.5;  // what the paper's table of parameters implies (docs/systems.md)
 
+// Channels of the branch of a unit. check() refuses widths for which this is no whole number.
 double branch_of(const CodecConfig& c, int64_t channels) {
   return (c.residual_width > 0 ? c.residual_width : half_width) * static_cast<double>(channels);
 }

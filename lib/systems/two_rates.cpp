@@ -44,6 +44,7 @@ Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) co
     throw Error(ErrorKind::usage, "quantizer: " + std::to_string(z.shape.time) + " positions, expected a multiple of " +
                                       std::to_string(positions));
   const bool training = p.training();
+  // Codebooks are used from the first on, so the long-term ones come first: of_short is 0 until all of them are used.
   const int64_t books = training || use.codebooks == 0 ? config_.n_codebooks : use.codebooks,
                 of_long = std::min(books, long_.stages), of_short = books - of_long;
   // Frames of a stream begin at whole frames, so what is late must be late by whole frames.
@@ -54,6 +55,8 @@ Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) co
   if (training) {
     const Shape per_item{.channels = batch};
     q.stages = p.persistent<int32_t>(per_item), q.frames = p.persistent<int32_t>(per_item);
+    // The caller sets q.stages and q.frames once per batch. The numbers of each cascade follow from them on the device,
+    // so a captured graph can be replayed with others.
     at_long = {.stages = p.persistent<int32_t>(per_item), .frames = q.frames};
     at_short = {.stages = p.persistent<int32_t>(per_item), .frames = p.persistent<int32_t>(per_item)};
     const Step s = p.step("quantizer.stages");
@@ -79,12 +82,15 @@ Quantized Quantizer::plan_two_rates(Plan& p, Flow z, const QuantizerUse& use) co
     q.flow = use.codes_only ? q.late : plan_synthesis(p, plan_expanded(p, long_term.flow));
     return q;
   }
+  // `predicted` is the long-term part of the latent. plan_rest() does not detach it, so it learns from the short
+  // cascade.
   const Flow predicted = plan_expanded(p, long_term.flow);
   const Quantized short_term =
       plan_cascade(p, "quantizer", all_, plan_rest(p, z, predicted, at_short.stages), of_short, other_codes, &at_short);
   {
     const int64_t columns = of_short * positions;
     q.codes = p.persistent<int32_t>({.batch = batch, .time = frames, .channels = of_long + columns});
+    // The sum of both cascades' losses.
     if (training) q.losses = p.persistent<float>({.channels = 2});
     const Step s = p.step("quantizer.codes");
     // Codes of the positions of a frame lie behind one another.
