@@ -12,8 +12,17 @@
 #include "conv/conv1d_karatsuba.h"
 #include "runtime/host.h"
 
+// The entry points of conv1d (nacre/ops/conv1d.h) and its loops around the engines of the CPU. An op checks its
+// arguments, hands them to conv1d.cu if the context is on CUDA, and else asks choose.h for an engine and the sizes of
+// the pieces of scratch. Most engines know only float, and some input gradients only zero padding, so this file
+//   - converts bf16 to float copies, and rounds the result once;
+//   - computes a strided input gradient on the padded signal, and copies the samples that exist
+//     (input_gradient_by_windows);
+//   - adds the gradient of reflected padding to the samples that it reflects (fold_row, add_reflections);
+//   - cuts groups out of their tensors for the weight gradient (weight_gradient_by_groups).
 namespace nacre {
 namespace cuda {
+// The kernels of conv1d.cu. They repeat no check of this file.
 template <class T>
 Shape conv1d_forward_scratch(Context&, Shape x, Shape weight, const Conv1dGeometry&);
 template <class T>
@@ -38,6 +47,8 @@ constexpr int64_t grain = 1 << 14;  // floats that make a thread worth its start
 
 // ---- conversions, rows
 
+// The overloads for float and bf16 let templates over the storage convert either type. The loops are plain functions,
+// not lambdas or templates, so that NACRE_CLONES can compile them for each instruction set.
 void to_float_part(const float* from, float* to, int64_t n) {
   std::memcpy(to, from, static_cast<size_t>(n) * sizeof(float));
 }
@@ -57,8 +68,11 @@ NACRE_CLONES void add_row(const float* __restrict from, float* __restrict to, in
   for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }
 
-/// Adjoint of reflected padding for one sample: adds the gradients of the positions that reflect sample s to its own
-/// row, left + s, of `padded`.
+/// Adjoint of reflected padding for one sample. `padded` is the gradient of one item's padded signal in rows of
+/// `channels` floats, of which row left + s is sample s. The rows left - s and left + 2 (time - 1) - s reflect that
+/// sample, if they are padding. They are added to its own row. Padding is shorter than the signal, so there is at most
+/// one reflection at each end. Rows of samples are written and rows of padding are only read, so samples can be folded
+/// in any order and in parallel.
 void fold_row(float* padded, int64_t s, int64_t left, int64_t right, int64_t time, int64_t channels) {
   float* to = padded + (left + s) * channels;
   if (s >= 1 && s <= left) add_row(padded + (left - s) * channels, to, channels);
@@ -66,6 +80,7 @@ void fold_row(float* padded, int64_t s, int64_t left, int64_t right, int64_t tim
   if (mirrored >= 1 && mirrored <= right) add_row(padded + (left + time - 1 + mirrored) * channels, to, channels);
 }
 
+/// to = (or += with `add`) from + bias, for one row of n channels; a null bias adds nothing.
 NACRE_CLONES void finish_row(const float* __restrict from, const float* __restrict bias, float* __restrict to,
                              int64_t n, bool add) {
   if (bias != nullptr && add)
@@ -77,12 +92,15 @@ NACRE_CLONES void finish_row(const float* __restrict from, const float* __restri
   else
     for (int64_t i = 0; i < n; ++i) to[i] = from[i];
 }
+// The sum is rounded to bf16 once, the previous content included.
 void finish_row(const float* from, const float* bias, bf16* to, int64_t n, bool add) {
   for (int64_t i = 0; i < n; ++i)
     to[i] = to_bf16(from[i] + (bias != nullptr ? bias[i] : 0.0f) + (add ? to_float(to[i]) : 0.0f));
 }
 // ---- checks
 
+/// The shape of y for these arguments. Throws if the geometry is invalid, if x and weight do not fit it, or if y would
+/// have no row. A batch of 0 is valid.
 Shape expected_y(const char* op, Shape x, Shape weight, const Conv1dGeometry& g) {
   if (g.stride < 1 || g.dilation < 1 || g.groups < 1 || g.left < 0 || g.right < 0) [[unlikely]]
     throw_usage(op, "geometry has stride " + std::to_string(g.stride) + ", dilation " + std::to_string(g.dilation) +
@@ -116,7 +134,8 @@ constexpr bool is_float = std::is_same_v<T, float>;
 
 Shape floats(int64_t n) { return {.channels = n}; }
 
-/// Hands out the pieces of scratch in their order; null for pieces of size 0.
+/// Hands out the pieces of scratch in the order of the choice (choose.h); null for pieces of size 0, which stand for
+/// tensors that are used in place.
 struct Scratch {
   float* data;
   float* take(int64_t floats) {
@@ -128,7 +147,8 @@ struct Scratch {
 
 // ---- the engines for every shape
 
-/// to[o][u] = from[o][k] where tap k reads sample u of the window, else zero.
+/// Makes a kernel dense: to[o][u] = from[o][k] for u = k dilation, else zero. `to` is
+/// [weight.batch][samples][weight.channels] floats, where `samples` is the kernel's span rounded up to whole strides.
 template <class T>
 void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, int64_t samples, float* to) {
   const int64_t taps = weight.time, width = weight.channels;
@@ -140,6 +160,8 @@ void spread_taps(Context& ctx, const T* from, Shape weight, int64_t dilation, in
   });
 }
 
+/// Engine::windows adds a residual as the previous content of y. So the residual is copied to y first, unless it is y.
+/// In bf16 everything is computed in float copies, and y is rounded at the end.
 template <class T>
 void forward_by_windows(Context& ctx, const Conv1dForward<T>& a, const conv::ForwardChoice& choice) {
   Scratch scratch{a.scratch.data};
@@ -167,6 +189,10 @@ void forward_by_windows(Context& ctx, const Conv1dForward<T>& a, const conv::For
   }
 }
 
+/// The input gradient as a convolution of dy (see InputGradientChoice). Without a copy of dx the engine writes dx
+/// itself, with bias and previous content. Else it writes `dxs`, [batch][choice.rows][channels], of which row
+/// choice.left is the first sample. Rows before and behind the samples, if any, belong to padding and to the last
+/// incomplete stride. The loop at the end folds reflected padding, adds bias and previous content, and rounds.
 template <class T>
 void input_gradient_by_windows(Context& ctx, const Conv1dInputGradient<T>& a, const conv::InputGradientChoice& choice) {
   const Conv1dGeometry& g = a.geometry;
@@ -174,6 +200,7 @@ void input_gradient_by_windows(Context& ctx, const Conv1dInputGradient<T>& a, co
   float *const dxs = scratch.take(choice.dx), *const weights = scratch.take(choice.weight),
                *const dys = scratch.take(choice.dy);
   windows::Arguments run{.y = dxs, .scratch = scratch.take(choice.own)};
+  // With a copy, bias and previous content are left to finish_row: padding must not receive them.
   if constexpr (is_float<T>) {
     run.x = a.dy.data;
     run.weight = a.weight.data;
@@ -191,6 +218,7 @@ void input_gradient_by_windows(Context& ctx, const Conv1dInputGradient<T>& a, co
   windows::run(ctx, choice.problem, run);
   if (dxs == nullptr) return;
 
+  // Row r of all items is sample s = r % time of an item. Each is folded and finished by one thread.
   const Shape x = a.dx.shape;
   const int64_t channels = x.channels;
   parallel_ranges(ctx, x.rows(), grain / channels + 1, [&](int64_t begin, int64_t end) {
@@ -204,7 +232,11 @@ void input_gradient_by_windows(Context& ctx, const Conv1dInputGradient<T>& a, co
   });
 }
 
-/// Adds the gradients of reflected padding to the samples that it reflects.
+/// Adds the gradients of reflected padding to the samples that it reflects. Runs after the engine has computed dx as
+/// with zero padding, and reuses the engine's scratch. For each end: the few rows of dy that read the padding are
+/// copied, their input gradient at the positions of the padding is computed with zero padding (so this function is not
+/// entered again), and each position is added to its sample. A position's contribution is complete before it is added,
+/// as the contract's order demands.
 void add_reflections(Context& ctx, const Conv1dInputGradient<float>& a) {
   const Shape x = a.dx.shape, y = a.dy.shape;
   for (const conv::ReflectedStrip& s : conv::reflected_strips(x, a.weight.shape, a.geometry)) {
@@ -222,6 +254,8 @@ void add_reflections(Context& ctx, const Conv1dInputGradient<float>& a) {
          .dx = {dxs, s.dx},
          .scratch = {own, floats(conv::choose_input_gradient<float>(ctx, s.dx, a.weight.shape, s.geometry).scratch())},
          .geometry = s.geometry});
+    // Position `at` of the padded signal, counted from the first sample, reflects sample -at or 2 (time - 1) - at.
+    // Positions of one strip reflect different samples, and items are apart.
     parallel_ranges(ctx, x.batch, grain / (s.dx.time * x.channels) + 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b)
         for (int64_t j = 0; j < s.dx.time; ++j) {
@@ -233,7 +267,10 @@ void add_reflections(Context& ctx, const Conv1dInputGradient<float>& a) {
   }
 }
 
-/// Several groups: narrow ones together, others one after the other.
+/// dweight of several groups. Narrow groups are computed together by conv1d_groups.h, on whole tensors. For wide
+/// groups, where `xs` is not null, the channels of one group after the other are copied to xs and dys, and
+/// conv1d_direct.h computes that group's rows of dweight, which are contiguous. all_x and all_dy hold the float copies
+/// of bf16 tensors, and are null for float.
 template <class T>
 void weight_gradient_by_groups(Context& ctx, const Conv1dWeightGradient<T>& a, float* all_x, float* all_dy, float* xs,
                                float* dys, float* own) {
@@ -267,6 +304,7 @@ void weight_gradient_by_groups(Context& ctx, const Conv1dWeightGradient<T>& a, f
 
 int64_t conv1d_length(int64_t time, int64_t taps, const Conv1dGeometry& g) {
   const int64_t span = time + g.left + g.right - g.dilation * (taps - 1) - 1;
+  // Division truncates towards zero: without this case a span between -stride and 0 would give a length of 1.
   return span < 0 ? 0 : span / g.stride + 1;
 }
 
@@ -283,6 +321,7 @@ template <class T>
 void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   const char* const op = "conv1d_forward";
   const Shape y = expected_y(op, a.x.shape, a.weight.shape, a.geometry);
+  // expected_y has checked the shapes of x and weight. Here they are only required to have data.
   expect_shape(op, "x", a.x, a.x.shape);
   expect_shape(op, "weight", a.weight, a.weight.shape);
   expect_shape(op, "y", a.y, y);
@@ -295,6 +334,7 @@ void conv1d_forward(Context& ctx, const Conv1dForward<T>& a) {
   expect_scratch(op, a.scratch, floats(choice.scratch()));
   if (choice.engine == Engine::direct) return direct::forward(ctx, a, a.scratch.data);
   if (choice.engine == Engine::windows) return forward_by_windows(ctx, a, choice);
+  // What is left is pointwise or karatsuba, which are chosen for float alone.
   if constexpr (is_float<T>) conv::run_forward(ctx, choice.engine, a, a.scratch.data);
 }
 
@@ -323,6 +363,8 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   const conv::InputGradientChoice choice = conv::choose_input_gradient<T>(ctx, x, a.weight.shape, a.geometry);
   if (choice.engine == Engine::nothing) return;
   expect_scratch(op, a.scratch, floats(choice.scratch()));
+  // In bf16 the engine is always windows, and its copy of dx has rows for the padding. Only float has strips, which
+  // follow when dx is complete.
   if (choice.engine == Engine::windows) input_gradient_by_windows(ctx, a, choice);
   if constexpr (is_float<T>) {
     if (choice.engine != Engine::windows) conv::run_input_gradient(ctx, choice.engine, a, a.scratch.data);
@@ -348,6 +390,7 @@ Shape conv1d_weight_gradient_parts(Context& ctx, Shape x, Shape weight, Shape dy
   if (dy != y) throw_shape(op, "dy", dy, y);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::conv1d_weight_gradient_parts<T>(ctx, x, weight, dy, g);
+  // On the CPU gradients are complete when the op returns: there are no parts for finish_gradient_sums().
   return {0, 0, 0, 0};
 }
 
@@ -379,6 +422,7 @@ void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a) {
     if (choice.engine == Engine::karatsuba) karatsuba::weight_gradient(ctx, a, own);
     if (choice.engine == Engine::blocks) blocks::weight_gradient(ctx, a, own);
   }
+  // The engine has finished, so its scratch is free for the sums of the biases.
   if (a.dbias) conv::add_column_sums(ctx, a.dy, a.dbias, own);
   if (a.dbias_of_x) conv::add_column_sums(ctx, a.x, a.dbias_of_x, own);
 }

@@ -5,8 +5,10 @@
 #include "runtime/device.cuh"
 #include "runtime/host.h"
 
-// The plain kernels, for every geometry: a thread computes one element and runs through the sum in the order of memory.
-// choose_cuda.h says which kernels compute a layer.
+// The entry points of conv1d on CUDA, and the plain kernels, for every geometry. An entry point asks choose_cuda.h for
+// the engine and calls it (conv1d_cuda.h, conv1d_ends.cuh), or launches a plain kernel: a thread computes one element
+// and runs through its sum in the order of memory. Elements are numbered with channels innermost, so the stores of a
+// warp are coalesced. conv1d.cpp has checked the arguments.
 namespace nacre::cuda {
 namespace {
 
@@ -31,6 +33,8 @@ __device__ __forceinline__ int64_t source_sample(const Sizes& s, int64_t at) {
   return at < 0 ? -at : 2 * (s.time - 1) - at;
 }
 
+/// y[b, t, o] for one element per thread: taps outermost, channels innermost, in float. Threads of a group's outputs
+/// read the same x at the same time, and each its own row of weights.
 template <class T>
 __global__ void __launch_bounds__(threads) conv1d_forward_kernel(Conv1dForward<T> f, Sizes s) {
   const int64_t in = s.in / s.groups, out = s.out / s.groups, elements = s.batch * s.length * s.out;
@@ -51,7 +55,10 @@ __global__ void __launch_bounds__(threads) conv1d_forward_kernel(Conv1dForward<T
   }
 }
 
-/// The gradient at position `at` of the padded x, channel i.
+/// The gradient at position `at` of the padded x, channel i: the sum over taps k and outputs o of the channel's group
+/// of weight[o, k, i] dy[b, t, o], where t stride = at + left - k dilation. Taps for which no such t exists, or none
+/// within dy, are skipped. Neighbouring threads have neighbouring i, so their weights are neighbours and dy is the
+/// same.
 template <class T>
 __device__ float gradient_at(const Conv1dInputGradient<T>& g, const Sizes& s, int64_t b, int64_t at, int64_t i) {
   const int64_t in = s.in / s.groups, out = s.out / s.groups, group = i / in, first = group * out;
@@ -65,7 +72,9 @@ __device__ float gradient_at(const Conv1dInputGradient<T>& g, const Sizes& s, in
   }
   return sum;
 }
-/// Computes the first `head` and the last `tail` samples of every item.
+/// Computes the first `head` and the last `tail` samples of every item; the plain engine has head = time. A sample that
+/// padding reflects also gets the gradients at the reflecting positions, each a sum of its own. Then come bias and
+/// previous content, and the only rounding.
 template <class T>
 __global__ void __launch_bounds__(threads)
     conv1d_input_gradient_kernel(Conv1dInputGradient<T> g, Sizes s, int64_t head, int64_t tail) {
@@ -83,7 +92,8 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// Sums part blockIdx.y of the rows of dy for every weight: partial [parts][weights].
+/// Sums part blockIdx.y of the rows of dy for every weight: partial [parts][weights], in float. A thread has one
+/// weight. Those of neighbouring channels read neighbouring x and the same dy.
 template <class T>
 __global__ void __launch_bounds__(threads)
     conv1d_weight_gradient_kernel(Conv1dWeightGradient<T> g, Sizes s, float* partial) {
@@ -98,6 +108,7 @@ __global__ void __launch_bounds__(threads)
       const int64_t from = source_sample(s, t * s.stride + k * s.dilation - s.left);
       if (from >= 0)
         sum += to_float(g.dy.data[row * s.out + o]) * to_float(g.x.data[(b * s.time + from) * s.in + channel]);
+      // Item and row advance with the rows, so only the first is found by division.
       if (++t == s.length) t = 0, ++b;
     }
     partial[int64_t{blockIdx.y} * weights + e] = sum;
@@ -116,7 +127,11 @@ ColumnSumPlan column_sum_plan(Shape s, int64_t parts) {
   const int threads_across = static_cast<int>(packs < 32 ? packs : 32);
   return {s.rows(), s.channels, parts, threads_across, threads / threads_across};
 }
-/// Column sums of part blockIdx.y of the rows: partial [parts][channels].
+/// Column sums of part blockIdx.y of the rows: partial [parts][channels]. A block has threads_across packs of P
+/// columns, which coalesces its loads, and each of its rows of threads adds every rows_at_once-th row. `sums` holds P
+/// planes of one float per thread, so that neighbouring threads write neighbouring words. Behind the barrier the first
+/// row of threads adds the others in order. Where threads_across does not divide the block, the last threads belong to
+/// no row of threads and add nothing.
 template <class T, int P>
 __global__ void __launch_bounds__(threads) conv1d_column_sums_kernel(const T* x, ColumnSumPlan plan, float* partial) {
   NACRE_SHARED(float, sums, threads* P);
@@ -181,6 +196,8 @@ void column_sums(Context& ctx, View<const T> x, float* partial) {
           .block = threads},
          conv1d_column_sums_kernel<T, P>, x.data, c, partial);
 }
+/// Packs of 16 bytes where channels and address allow them. The number of parts depends on shape and device only, but
+/// the order within a part on P, and so on the alignment.
 template <class T>
 void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial, bool later) {
   if (x.shape.channels % pack_size<T> == 0 && aligned16(x.data))
@@ -242,12 +259,17 @@ void conv1d_input_gradient(Context& ctx, const Conv1dInputGradient<T>& a) {
   if (choice.engine == Engine::ends) ends::input_gradient(ctx, a, choice.strips);
   if (choice.engine == Engine::tiles) tile::input_gradient(ctx, a, choice.product);
   if (choice.engine == Engine::groups) groups::input_gradient(ctx, a, choice.groups);
+  // The other engines leave out the samples that reflected padding adds to; the plain kernel computes those. For the
+  // plain engine itself head is the whole item. The two write different samples, so their order does not matter.
   if (choice.head + choice.tail > 0)
     input_gradient_rows(ctx, a, sizes(a.dx.shape, a.weight.shape, a.dy.shape, g), choice.head, choice.tail);
 }
 
 template <class T>
 void conv1d_weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& call) {
+  // The partial sums lie in `parts`, if the caller gave it, and are then added by finish_gradient_sums() (later); else
+  // they lie in scratch and are added here. Engine::ends always adds its own, so it takes scratch. The choice needs the
+  // address of the memory that is used, for its alignment; Engine::ends does not depend on it.
   Conv1dWeightGradient<T> a = call;
   if (a.parts) a.scratch = a.parts;
   const bool aligned =

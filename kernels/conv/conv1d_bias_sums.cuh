@@ -1,15 +1,16 @@
 #pragma once
-// The gradients of biases, which are sums of the columns of dy (or of x, for transposed convolutions), computed beside a
-// weight gradient. Its tiles hold all columns in shared memory anyway, so no kernel reads them from global memory once
-// more. A thread adds the packs that it copied itself, between their arrival and the barrier, in float and in the order
-// of rows. The blocks that load the same tiles divide the steps among themselves, so that none of them ends much later
-// than the others. Each leaves a row of partial sums.
+// The gradients of biases, which are sums of the columns of dy (or of x, for transposed convolutions), computed beside
+// a weight gradient. Its tiles hold all columns in shared memory anyway, so no kernel reads them from global memory
+// once more. A thread adds the packs that it copied itself, between their arrival and the barrier, in float and in the
+// order of rows. The blocks that load the same tiles divide the steps among themselves, so that none of them ends much
+// later than the others. Each leaves a row of partial sums.
 #include "runtime/device.cuh"
 
 namespace nacre::cuda::tile {
 
 /// The partial sums that a weight gradient leaves besides those of the weights. Of dy's columns, [parts][tiles][out]:
-/// the `tiles` of weights share a tile of dy. Of x's, [parts][tiles][stride in]: the tiles of outputs share a tile of x.
+/// the `tiles` of weights share a tile of dy. Of x's, [parts][tiles][stride in]: the tiles of outputs share a tile of
+/// x.
 struct BiasSums {
   float* to = nullptr;  ///< null: no sums
   bool of_x = false;

@@ -19,6 +19,9 @@ constexpr int64_t wanted_tasks = 16;  // for any number of threads, so that bits
 constexpr int64_t max_sums = 1 << 20;
 constexpr int64_t narrow_channels = 96;  // channels: 128 such rows map to enough sets of the cache
 
+/// Tasks are blocks of the weight (tap, range of outputs, range of inputs) by parts of the rows, whose number follows
+/// from the shape alone. Scratch: with several parts a copy of the weight for each, and then a slot per thread,
+/// [rows][ins] of x and [rows][128] of dy.
 struct Plan {
   int64_t rows, out_blocks, ins, in_blocks, taps, parts, weights;
 
@@ -71,6 +74,7 @@ NACRE_CLONES void write_columns(const float* const* rows, int64_t n, int64_t wid
   }
 }
 
+/// to += all parts, one after the other.
 NACRE_CLONES void add_parts(const float* __restrict from, int64_t parts, int64_t step, float* __restrict to,
                             int64_t n) {
   for (int64_t p = 0; p < parts; ++p, from += step)
@@ -96,6 +100,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<float>& a, float* 
     const int64_t i0 = block % plan.in_blocks * plan.ins, ins = std::min(plan.ins, x.channels - i0);
     const int64_t k = block / plan.in_blocks % plan.taps;
     const int64_t o0 = block / plan.in_blocks / plan.taps * max_outs, outs = std::min(max_outs, y.channels - o0);
+    // The tap is fixed in a task, so a row of y has one row of x.
     const Gather gather{.x = a.x.data,
                         .time = x.time,
                         .channels = x.channels,

@@ -7,8 +7,9 @@ namespace {
 
 int64_t rounded(int64_t floats) { return (floats + 15) / 16 * 16; }
 
-// Per part, rows are added four at a time into one accumulator row; parts are added in order. Narrow rows are joined,
-// so that they fill vectors: rows_at_once rows are `width` columns.
+// Per part, rows are added four at a time into one accumulator row of scratch; parts are added in order. Narrow rows
+// are joined, so that they fill vectors: rows_at_once rows of fewer than 64 channels are one row of `width` columns,
+// whose rows_at_once sums per channel are added at the end, and `rest` rows fill no such row and are added last.
 struct ColumnSums {
   int64_t channels = 0, rows_at_once = 1, width = 0, groups_of_rows = 0, rest = 0, parts = 1;
   explicit ColumnSums(Shape s) : channels(s.channels) {
@@ -21,6 +22,8 @@ struct ColumnSums {
   int64_t scratch() const { return parts * rounded(width); }
 };
 
+// to[i] = the sum of rows of n floats. Float adds four rows pairwise, (0 + 1) + (2 + 3), and then to the accumulators,
+// so the accumulators are loaded and stored once for four rows.
 NACRE_CLONES void sum_rows(const float* __restrict from, int64_t rows, int64_t n, float* __restrict to) {
   for (int64_t i = 0; i < n; ++i) to[i] = 0;
   int64_t r = 0;
@@ -47,6 +50,7 @@ void add_column_sums(Context& ctx, View<const T> x, View<float> sums, float* scr
     const int64_t begin = plan.groups_of_rows * p / plan.parts, end = plan.groups_of_rows * (p + 1) / plan.parts;
     sum_rows(x.data + begin * plan.width, end - begin, plan.width, scratch + p * pitch);
   });
+  // All parts are complete. One thread adds them in order, then the rows that were left over.
   for (int64_t p = 0; p < plan.parts; ++p)
     for (int64_t k = 0; k < plan.rows_at_once; ++k)
       for (int64_t c = 0; c < plan.channels; ++c) sums.data[c] += scratch[p * pitch + k * plan.channels + c];

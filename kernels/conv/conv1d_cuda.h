@@ -23,9 +23,9 @@ void add_weight_parts(Context&, const conv::WeightGradientChoice&, const float* 
 
 namespace nacre::cuda::groups {
 
-// Engine::groups. As above, the input gradient leaves out the samples that receive a reflection. The weight gradient has
-// its parts of dweight in scratch, and behind them those of dbias, [parts][out]; a single part is written to dweight and
-// dbias themselves.
+// Engine::groups. As above, the input gradient leaves out the samples that receive a reflection. The weight gradient
+// has its parts of dweight in scratch, and behind them those of dbias, [parts][out]; a single part is written to
+// dweight and dbias themselves.
 template <class T>
 void forward(Context&, const Conv1dForward<T>&, const ProductPlan&);
 template <class T>

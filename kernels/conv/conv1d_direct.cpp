@@ -5,6 +5,9 @@
 #include "conv/conv1d_tiles.h"
 #include "runtime/host.h"
 
+// The weight gradient and the forward to few outputs, on chunks of rows. Chunks says which rows of y and samples of x
+// belong to a chunk, and copies them where they cannot be read in place. Work says how a weight gradient is cut into
+// tasks, add_part() runs one. The innermost loops are in conv1d_tiles.cpp.
 namespace nacre::direct {
 namespace {
 
@@ -43,6 +46,8 @@ void copy_padded(const T* item, int64_t time, int64_t channels, Padding padding,
 /// first-level cache. Such data is copied into columns of 8 (x) or 32 (dy) channels, each contiguous in time.
 constexpr int64_t wide_row = 64, x_column = 8, dy_column = 32;
 
+// Spread one row over its columns: to[i / column * step + i % column] = from[i], where `step` floats lie between
+// columns. The functions for float write whole vectors; what is left of a row is shorter than a column.
 NACRE_CLONES void spread_8(const float* __restrict from, int64_t n, int64_t step, float* __restrict to) {
   for (; n >= 8; n -= 8, from += 8, to += step)
     for (int i = 0; i < 8; ++i) to[i] = from[i];
@@ -65,6 +70,7 @@ struct Chunks {
   Shape x;
   int64_t length, stride, left, span;  // span: samples from the first to the last that one output reads
   Padding padding;
+  // Chunks per item, their rows (the last one of an item may have fewer), and all chunks.
   int64_t per_item, chunk_rows, count;
 
   Chunks(Shape of_x, Shape y, int64_t taps, const Conv1dGeometry& g)
@@ -151,6 +157,7 @@ struct Work {
     vector_floats = chunks.chunk_rows * (wide + 16);  // the last column of dy may be half empty
     slot = chunks.window_floats() + vector_floats;
   }
+  // Floats of the sums of one part.
   int64_t sums() const { return wide * tall; }
 };
 
@@ -163,7 +170,9 @@ int64_t weight_gradient_scratch(const Context& ctx, Shape x, Shape weight, Shape
 
 namespace {
 
-/// Sums the chunks of one part for vector elements [from, to) and taps [first, last).
+/// Sums the chunks of one part for vector elements [from, to) and taps [first, last) into `sums`, which it clears
+/// first. Tasks of one part share `sums` but no element of it. `buffer`: the thread's slot, a window of x and behind it
+/// dy in columns or the windows side by side.
 template <class T>
 void add_part(const Work& w, const Conv1dWeightGradient<T>& a, int64_t part, int64_t from, int64_t to, int64_t first,
               int64_t last, float* sums, float* buffer) {
@@ -266,6 +275,7 @@ NACRE_CLONES void add_transposed(const float* __restrict sums, int64_t parts, in
 
 template <class T>
 void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, float* scratch) {
+  // Scratch: the sums of all parts, then one slot per thread.
   const Work w(a.x.shape, a.dweight.shape, a.dy.shape, a.geometry);
   float* const slots = scratch + w.parts * w.sums();
   parallel_parts(ctx, w.parts * w.blocks * w.groups, [&](int64_t task, int slot) {
@@ -276,6 +286,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, float* scra
     add_part(w, a, part, block_begin(block), block_begin(block + 1), w.taps * group / w.groups,
              w.taps * (group + 1) / w.groups, scratch + part * w.sums(), slots + slot * w.slot);
   });
+  // Parts are added in order, to each weight by one thread.
   if (w.along_window) {
     for (int64_t o = 0; o < w.out; ++o)
       for (int64_t p = 0; p < w.parts; ++p)
@@ -298,6 +309,9 @@ int64_t forward_scratch(const Context& ctx, Shape x, Shape weight, const Conv1dG
   return rounded(weight.elements()) + ctx.threads() * chunks.window_floats();
 }
 
+/// One dot product per output and row: the window of x with the weight of output o, then the bias, then the residual.
+/// Without dilation a window is contiguous and counts as one tap. Scratch: room for a weight converted to float, then a
+/// window of x per thread.
 template <class T>
 void forward(Context& ctx, const Conv1dForward<T>& a, float* scratch) {
   const Conv1dGeometry& g = a.geometry;

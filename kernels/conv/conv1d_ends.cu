@@ -1,6 +1,16 @@
 #include "conv/conv1d_ends.cuh"
 #include "runtime/gradient_sums.h"
 
+// The forward and the input gradient of the first and the last layer: expand and contract (conv1d_ends.cuh has the idea
+// and the counts), each with or without Snake. conv1d_ends_weights.cu is the third kernel.
+//
+//   layer    forward            input gradient
+//   first    expand             contract, taps mirrored
+//   last     contract           expand, taps mirrored
+//
+// In both kernels thread t has pack t % columns of the wide side's channels in strip t / columns of the block. The
+// threads of a strip read a row's packs side by side, so accesses of the wide side are coalesced. Threads from strips *
+// columns on only take part in barriers and sums.
 namespace nacre::cuda::ends {
 namespace {
 
@@ -17,6 +27,14 @@ struct Expand {
   SnakeParameters snake = {};
   float* partial = nullptr;  ///< [blocks][2][channels] of sums for alpha and beta; may be null
 };
+/// wide[row, c] = bias[c] + sum over k of w(c, k) narrow[row + shift + k] + add[row, c]. With `snake` this sum, without
+/// a bias, is the gradient g at Snake's output, and dx = g (1 + 2 a gain sin cos) + add is stored unless `wide` is
+/// null. The terms g x sin cos and g sin^2 are summed for alpha and beta over the block.
+///
+/// Shared memory holds the samples of the narrow side that the block's rows read, halo included: 4 (32 * 21 + 6) bytes.
+/// The seven of a row are in the registers `window`, sample row + j at index j % 7. A row loads its last sample over
+/// the first one of the row before, so a sample is read from shared memory once per thread. All threads of a strip read
+/// the same sample.
 template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
@@ -41,6 +59,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
         bias[i] = e.bias == nullptr ? 0.0f : e.bias[channel + i];
       }
     }
+    // Rows of the strip in [skipped, rows) are stored. `rows` is 0 or less behind the end of the result.
     const float* const from = narrow + strip * short_strip;
     const int64_t row = first_row + strip * short_strip, base = (item * c.wide_time + row) * c.channels + channel;
     const int rows = c.out_end - row < short_strip ? static_cast<int>(c.out_end - row) : short_strip;
@@ -52,6 +71,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
     for (int strip_row = 0; strip_row < rows; strip_row += taps) {
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
+        // Row strip_row + j: strip_row is a multiple of 7, so all indices of `window` are constants.
         const int64_t at = base + int64_t{strip_row + j} * c.channels;
         const bool inside = strip_row + j >= skipped && strip_row + j < rows;
         window[(j + halo) % taps] = from[strip_row + j + halo];
@@ -69,6 +89,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
           for (int k = 0; k < taps; ++k) v.v[i] += w[k][i] * window[(j + k) % taps];
         }
         if constexpr (snake) {
+          // Rows that are not stored contribute nothing to the sums: g and x count as zero.
           Pack<T> x;
           if (inside) {
             unpack(load_raw_pack<aligned>(e.x + at), x);
@@ -78,6 +99,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
           }
 #pragma unroll
           for (int i = 0; i < P; ++i) {
+            // The signs of sin and cos are only right together, which suffices: they occur as products of two.
             const vec::SinCos s = vec::sin_cos_pi_unsigned(frequency[i], x.v[i]);
             const float by_phase = v.v[i] * (s.sin * s.cos);
             sums[0][i] += by_phase * x.v[i];
@@ -100,6 +122,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
 
 // ---- contract
 
+/// The arguments of contract_kernel: narrow[t] = bias + sum over k, c of w(c, k) wide[t + shift + k, c] + add[t].
 template <class T>
 struct Contract {
   const T* wide;
@@ -110,10 +133,21 @@ struct Contract {
   SnakeParameters snake = {};  ///< Snake is applied to wide
 };
 constexpr int sums_of_strip = short_strip + halo;                // result rows to which one strip contributes
+// The most is at 4 packs of channels: 32 strips at a pitch of 5 floats.
 constexpr int contract_floats = max_strips * sums_of_strip * 5;  // at most strips * sums_of_strip * (columns | 1)
 
-/// A block begins at row `first_row` of the narrow side, which is first_row + shift of the wide side. A strip computes
-/// the contributions of its rows to every sum, including those to the six sums that the next strip completes.
+/// A block begins at row `first_row` of the narrow side, which is first_row + shift of the wide side, and computes
+/// count = strips * 21 - 6 results. Its strips cover strips * 21 wide rows.
+///
+/// Row p of a strip contributes to the results p - 6 to p (tap k to p - k). A thread keeps these seven sums in
+/// registers, that of result p - k at index (p + 6 - k) % 7. Row p is the last of result p - 6, whose sum is then
+/// written to parts[strip][p][column] and reset for result p + 1. Behind the last row the six sums that the next strip
+/// completes are written to rows 21 to 26 of `parts`. So parts[strip][q] belongs to result strip * 21 + q - 6 of the
+/// block.
+///
+/// After the barrier a thread adds the columns of one result, and, for the first six rows of a strip, those that the
+/// strip before it left. The first six rows of strip 0 belong to the block before, which computes them itself: blocks
+/// overlap by the halo. `pitch` is odd, so threads that read neighbouring rows of `parts` are in different banks.
 template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
@@ -139,6 +173,7 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Str
 #pragma unroll
     for (int k = 0; k < taps; ++k) sums[k] = 0;
     for (int strip_row = 0; strip_row < short_strip; strip_row += taps) {
+      // Seven rows are requested before the first is used, so that the waits for memory overlap.
       uint4 raw[taps];
 #pragma unroll
       for (int j = 0; j < taps; ++j) {
@@ -159,10 +194,12 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Str
         sums[j] = 0;
       }
     }
+    // The sums of the results that the next strip completes.
 #pragma unroll
     for (int j = 0; j < halo; ++j) to[(short_strip + j) * pitch] = sums[j];
   }
   __syncthreads();
+  // The columns of a result are added in ascending order, those of the strip that begins it last.
   const float bias = e.bias == nullptr ? 0.0f : e.bias[0];
   for (int t = static_cast<int>(threadIdx.x); t < count && first_row + t < c.out_end; t += threads) {
     if (first_row + t < c.out_begin) continue;
@@ -182,6 +219,7 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Str
 
 // ---- launches
 
+// An absent tensor has the address 0 and counts as aligned.
 template <class T, bool snake>
 void expand(Context& ctx, const char* name, int64_t batch, const Expand<T>& e, const StripPlan& c) {
   const bool aligned = aligned16(e.wide) && aligned16(e.add) && aligned16(e.x);
@@ -233,6 +271,8 @@ void forward(Context& ctx, const SnakeConv1dForward<T>& a, const StripPlan& c) {
   contract<T, true>(ctx, "snake_conv1d_ends_contract", a.x.shape.batch, e, c);
 }
 
+/// Each block leaves a part of the sums for alpha and beta, in `parts` if the caller gave it (they are then added
+/// later), else in scratch.
 template <class T>
 void input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>& a, const StripPlan& c) {
   const int64_t batch = a.x.shape.batch;

@@ -21,7 +21,8 @@ namespace nacre::cuda::ends {
 inline constexpr int threads = 128, taps = 7, halo = taps - 1;
 inline constexpr int max_strips = 32;
 // Rows of a strip: a multiple of the window, whose positions are unrolled, and odd, so that the strips of a warp begin
-// in different banks.
+// in different banks. The products have short strips; the weight gradient has long ones, so that fewer blocks leave
+// partial sums.
 inline constexpr int short_strip = 3 * taps, long_strip = 5 * taps;
 
 /// Floats of a block's partial sums: the taps and the sum of the wide side per channel, and the sum of the narrow side.
@@ -51,6 +52,8 @@ __device__ __forceinline__ int64_t source_sample(int64_t at, int64_t time, bool 
   const int64_t mirrored = at < 0 ? -at : 2 * (time - 1) - at;
   return mirrored >= 0 && mirrored < time ? mirrored : -1;  // -1: beyond the padding, for sums that are not stored
 }
+/// A pack of the wide side, by one access of 16 bytes or element by element: a view of a tensor need not begin at a
+/// multiple of 16. The branch is a template argument, chosen per launch.
 template <bool aligned, class T>
 __device__ __forceinline__ uint4 load_raw_pack(const T* p) {
   if constexpr (aligned)
@@ -117,6 +120,7 @@ __device__ __forceinline__ void add_strips(const StripPlan& c, const float (&sum
   __syncthreads();
   for (int item = static_cast<int>(threadIdx.x); item < slots * c.channels; item += threads) {
     const int slot = item / c.channels, channel = item - slot * c.channels;
+    // The strips are added in ascending order.
     double total = 0;
     for (int s = 0; s < c.strips; ++s)
       total += static_cast<double>(buffer[(slot * c.strips + s) * c.channels + channel]);
@@ -124,6 +128,8 @@ __device__ __forceinline__ void add_strips(const StripPlan& c, const float (&sum
   }
 }
 
+/// The two layouts of the weight: of the first layer, [C][7][1], and of the last one, [1][7][C]. `mirrored`: sum index
+/// k is tap 6 - k.
 template <class T>
 Weight<T> weight_of_first(const T* w, bool mirrored) {
   return {w, taps, 1, mirrored};

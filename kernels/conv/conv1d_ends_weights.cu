@@ -1,5 +1,13 @@
 #include "conv/conv1d_ends.cuh"
 
+// The weight gradient of the first and the last layer (conv1d_ends.cuh), of the last one also with Snake before it:
+// w(c, k) += sum over rows r of wide[r, c] narrow[r + shift + k], and the sums of both sides, which are the gradients
+// of the biases. weights_kernel leaves a part per block, [taps and wide sum][channels] and one float for the narrow
+// sum; totals_kernel adds the parts.
+//
+//   layer    wide    narrow    taps        wide sum     narrow sum
+//   first    dy      x         forward     dbias        dbias_of_x
+//   last     x       dy        mirrored    dbias_of_x   dbias
 namespace nacre::cuda::ends {
 namespace {
 
@@ -11,7 +19,14 @@ struct Weights {
   bool narrow_sum = false;
 };
 
-/// `padded`: the wide side has reflected padding.
+/// Thread t has pack t % columns of the channels in strip t / columns of the block, and adds the strip's 35 rows in
+/// float and in their order: seven products and the value itself for each of P channels. As in expand_kernel, a window
+/// of the narrow side slides through registers, sample row + j at index j % 7, and samples come from shared memory,
+/// which holds those of the whole block. add_strips then adds the strips in double. It takes the eight sums in two
+/// rounds of four, so that `buffer` is half as large: 16 P threads bytes.
+///
+/// padded: the wide side has reflected padding. Its rows are then counted from the first row of padding, and row r is
+/// sample r - lead or what it reflects.
 template <class T, bool snake, bool aligned, bool padded>
 __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
@@ -38,6 +53,7 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
         frequency[i] = p.frequency, gain[i] = p.gain;
       }
     }
+    // Rows beyond the end are zero packs; a strip may have none.
     const int64_t row = first_row + strip * long_strip;
     const T* const from = e.wide + (item * c.wide_time + (padded ? 0 : row)) * c.channels + channel;
     const int rows = c.wide_rows - row < long_strip ? static_cast<int>(c.wide_rows - row) : long_strip;
@@ -60,6 +76,7 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
           for (int k = 0; k < 4; ++k) low[k][i] += v.v[i] * window[(j + k) % taps];
 #pragma unroll
           for (int k = 4; k < taps; ++k) high[k - 4][i] += v.v[i] * window[(j + k) % taps];
+          // Padding repeats samples: the sum of the wide side takes each of them once.
           if (!padded || source == at) high[3][i] += v.v[i];
         }
       }
@@ -69,9 +86,12 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
   add_strips<T, 4>(c, low, buffer, out, c.channels);
   add_strips<T, 4>(c, high, buffer, out + 4 * c.channels, c.channels);
   if (!e.narrow_sum) return;
+  // The block's share of the narrow side, unpadded, and therefore from memory: rows [first_row, first_row +
+  // rows_of_block). The tiles cover the longer of the two sides.
   float sum = 0;
   for (int i = static_cast<int>(threadIdx.x); i < rows_of_block && first_row + i < c.narrow_time; i += threads)
     sum += to_float(narrow_from[first_row + i]);
+  // block_sum writes to `buffer`, which add_strips has just read.
   __syncthreads();
   sum = block_sum<threads>(sum, buffer);
   if (threadIdx.x == 0) out[slots * c.channels] = sum;
@@ -88,7 +108,9 @@ struct WeightTotals {
 };
 constexpr int lanes = 16;
 
-/// Adds the blocks' partial sums in double, in an order fixed by the number of blocks.
+/// Adds the blocks' partial sums in double, in an order fixed by the number of blocks. A block has 32 neighbouring
+/// values, so loads are coalesced, and 16 threads for each: thread row l adds the parts l, l + 16, ..., and row 0 adds
+/// the rows in order.
 template <class T>
 __global__ void __launch_bounds__(32 * lanes) totals_kernel(WeightTotals<T> e) {
   NACRE_SHARED(double, sums, lanes * 32);

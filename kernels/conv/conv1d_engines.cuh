@@ -10,8 +10,8 @@ namespace nacre::cuda::tile {
 
 inline constexpr int step_bytes = 128;  // bytes of k per step
 inline constexpr int stages = 3;        // buffers for tiles of weights: one in use, the others being filled
-inline constexpr int pitch =
-    step_bytes + 16;  // bytes from row to row of a K-major tile: eight rows hit different banks
+// Bytes from row to row of a K-major tile: 9 times 16 bytes, so that eight rows begin in different banks.
+inline constexpr int pitch = step_bytes + 16;
 inline constexpr int packs_per_step = step_bytes / 16;
 
 enum class Product : uint8_t { fma, tf32, bf16 };
@@ -23,7 +23,18 @@ __device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinte
 __device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
 __device__ __forceinline__ float load1(const unsigned char* p) { return *reinterpret_cast<const float*>(p); }
 
-/// Float fused multiply-adds: 8 x 8 results per thread, 8 x 4 lanes.
+/// Float fused multiply-adds: 64 rows by 32 columns per warp, 8 x 8 results per thread, 8 x 4 lanes (ty, tx) = (lane /
+/// 4, lane % 4). Which rows and columns a thread has depends on how the operands lie, so that it loads 16 bytes at a
+/// time:
+///
+///   a K-major     rows ty + 8 i                  loads 4 elements of k per row
+///   a MN-major    rows 4 ty + 0..3, + 32         loads 4 rows per element of k
+///   b K-major     columns tx + 4 j               loads 4 elements of k per column
+///   b MN-major    columns 4 tx + 0..3, + 16      loads 4 columns per element of k
+///
+/// With a K-major a and an MN-major b only 2 elements of k are loaded per row. save() writes the results to where they
+/// belong. Lanes of equal ty read the same a, lanes of equal tx the same b. Eight rows at `pitch` begin in different
+/// banks.
 struct FmaEngine {
   using T = float;
   static constexpr int depth = 32;
@@ -75,9 +86,9 @@ struct FmaEngine {
       }
     } else if constexpr (A == Major::k) {
       a += ty * a_pitch, b += tx * 16;
+      // Pairs: with four elements of k the rows would not fit into registers.
 #pragma unroll 2
-      for (int k = 0; k < valid_depth;
-           k += 2) {  // pairs: with four elements of k the rows would not fit into registers
+      for (int k = 0; k < valid_depth; k += 2) {
         float2 row[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) row[i] = load2(a + 8 * i * a_pitch + k * 4);
@@ -154,8 +165,12 @@ struct MmaEngine {
     for (int i = 0; i < row_offsets; ++i) r.offset[i] = row_offset(16 * i + lane % 16) + lane / 16 * 16;
     return r;
   }
-  /// prefetch() runs after the first quarter's products were issued and the second quarter's operands were requested:
-  /// its instructions fill the time that the tensor cores need.
+  /// As FmaEngine::multiply, four quarters of 32 bytes of k each, but always the whole depth: what lies behind the last
+  /// channel must be zeros in both tiles. Fragments are those of the PTX manual. K-major operands come by ldmatrix,
+  /// MN-major bf16 by its transposing form. That form moves 16-bit elements, so MN-major tf32 comes by single loads:
+  /// lane l takes element l % 4 of k (and l % 4 + 4) of row l / 4 (and l / 4 + 8). prefetch() runs after the first
+  /// quarter's products were issued and the second quarter's operands were requested: its instructions fill the time
+  /// that the tensor cores need.
   template <Major A, Major B, class Prefetch>
   __device__ __forceinline__ void multiply(const unsigned char* a, const Rows& rows, int a_pitch,
                                            const unsigned char* b, int b_pitch, int lane, int, Prefetch&& prefetch) {
@@ -179,6 +194,7 @@ struct MmaEngine {
       }
 #pragma unroll
       for (int j = 0; j < n_tiles; j += 2) {
+        // Two tiles of 8 columns per load: the first two registers are those of tile j.
         uint32_t pair[4];
         if constexpr (B == Major::k) {
           ldmatrix_x4(pair, b + (8 * j + lane / 16 * 8 + lane % 8) * b_pitch + step * 32 + lane / 8 % 2 * 16);
@@ -203,6 +219,8 @@ struct MmaEngine {
         }
     }
   }
+  /// Writes the warp's sums as FmaEngine::save. A lane has two neighbouring columns of the rows lane / 4 and lane / 4 +
+  /// 8 of each 16 x 8 tile.
   template <Major, Major>
   __device__ __forceinline__ void save(float* to, int stride, int lane) const {
 #pragma unroll

@@ -6,6 +6,11 @@
 #include "runtime/host.h"
 #include "runtime/lanes.h"
 
+// Narrow groups, along time. Columns::fill() transposes a chunk of rows of neighbouring groups, one column per channel.
+// Then a vector is 16 neighbouring rows of one channel, and a product multiplies it by one weight (add_tile) or by a
+// vector of dy (add_products). The forward and the input gradient transpose their results back (store). The weight
+// gradient keeps a sum for each of the 16 lanes and adds them at the end (add_sums). Why and how fast:
+// docs/decisions/grouped-convolutions.md.
 namespace nacre::groups {
 namespace {
 
@@ -29,6 +34,8 @@ struct Columns {
   bool reflect = false;
   int64_t rows = 0;  ///< of a chunk at most, whole vectors
 
+  // part(): floats of one phase; at(): where sample u lies in the column. Row r of y reads sample r stride + k dilation
+  // for tap k, which is element at(k dilation) + r: rows are neighbours for every tap.
   int64_t part() const { return rounded(rows + (span - 1) / stride); }
   int64_t column() const { return stride * part(); }
   int64_t at(int64_t u) const { return u % stride * part() + u / stride; }
@@ -42,6 +49,8 @@ struct Columns {
   /// Fills columns [0, n) with channels first ... first + n - 1 for rows begin ... begin + count - 1 of y.
   void fill(const float* item, int64_t first, int64_t n, int64_t begin, int64_t count, float* to) const {
     const int64_t samples = (count - 1) * stride + span, from = begin * stride - left;
+    // Blocks of 16 elements of one phase. Where all 16 samples exist, 16 channels at a time are transposed; channels
+    // that are left, and blocks that reach into padding or behind the chunk, are copied one by one.
     for (int64_t phase = 0; phase < stride; ++phase)
       for (int64_t j = 0; j < part(); j += lanes) {
         float* const block = to + phase * part() + j;
@@ -89,7 +98,9 @@ NACRE_INLINE void add_tile(const Columns& c, int64_t in, int64_t tap, int64_t en
     }
 }
 
-/// All rows of a chunk for `outs` outputs.
+/// All rows of a chunk for `outs` outputs; `rows` is a multiple of 16. Slices have whole taps, up to max_depth terms.
+/// Rows that fill no tile go by single vectors: each row is its own chain of additions, so its bits do not depend on
+/// the tile.
 template <int outs, int vectors>
 NACRE_INLINE void add_rows(const Columns& c, int64_t in, int64_t taps, int64_t dilation, const float* x,
                            const float* weight, int64_t rows, float* const* y) {
@@ -108,6 +119,7 @@ NACRE_INLINE void add_rows(const Columns& c, int64_t in, int64_t taps, int64_t d
     r += whole ? vectors * lanes : lanes;
   }
 }
+// Tiles of 12 accumulators for four and two outputs, of 6 for one.
 NACRE_CLONES void add_rows_4(const Columns& c, int64_t in, int64_t taps, int64_t dilation, const float* x,
                              const float* weight, int64_t rows, float* const* y) {
   add_rows<4, 3>(c, in, taps, dilation, x, weight, rows, y);
@@ -129,6 +141,7 @@ struct Plan {
   windows::Problem p;
   int64_t in, out, channels;  // of a group: channels of x, outputs (all samples), channels of a sample
   int64_t of_slab, slabs;     // groups
+  // Chunks of an item, and the rows of each: whole vectors, of which the last chunk may fill only a part.
   int64_t per_item, rows;
   Columns columns;
 
@@ -148,8 +161,10 @@ struct Plan {
                .reflect = p.reflect,
                .rows = rows};
   }
+  // Floats: a row of one output's weight; the packed weight of all groups.
   int64_t depth() const { return p.taps * in; }
   int64_t weights() const { return rounded(p.groups * out * depth()); }
+  // A thread's columns: of x for the slab, and of the sums of its outputs.
   int64_t slot() const { return of_slab * (in * columns.column() + out * rows); }
 };
 
@@ -213,6 +228,8 @@ void run(Context& ctx, const windows::Problem& problem, const windows::Arguments
   parallel_ranges(ctx, p.groups, 1 + grain / of_group, [&](int64_t begin, int64_t end) {
     for (int64_t g = begin; g < end; ++g) pack(plan, a.weight + g * of_group, weights + g * of_group);
   });
+  // Each task fills its columns of x once and multiplies them by all groups of the slab. It writes rows and channels of
+  // y that no other task writes.
   parallel_parts(ctx, p.batch * plan.per_item * plan.slabs, [&](int64_t task, int thread) {
     const int64_t slab = task % plan.slabs, chunk = task / plan.slabs % plan.per_item,
                   item = task / plan.slabs / plan.per_item;
@@ -267,6 +284,7 @@ struct WeightPlan {
     rows = rounded((length + per_item - 1) / per_item);
     per_item = (length + rows - 1) / rows;
     chunks = of_x.batch * per_item;
+    // From the shape alone, and with two chunks or more in each, if there are several.
     parts = std::clamp<int64_t>(std::min(wanted_parts / slabs, chunks / 2), 1, wanted_parts);
     x = {.time = of_x.time,
          .channels = of_x.channels,
@@ -282,7 +300,8 @@ struct WeightPlan {
   int64_t slot() const { return of_slab * (in * x.column() + out * dy.column()); }
 };
 
-/// sums[o sum_o + i sum_i] += the products of all rows of `outs` columns of dy and `ins` of x, one vector each.
+/// sums[o sum_o + i sum_i] += the products of all rows of `outs` columns of dy and `ins` of x, one vector each: lane j
+/// adds the rows j, j + 16, ... The sums stay in registers over the chunk. Rows up to a whole vector are zeros in both.
 template <int outs, int ins>
 NACRE_INLINE void add_products(const float* dy, int64_t dy_column, const float* x, int64_t x_column, int64_t rows,
                                float* sums, int64_t sum_o, int64_t sum_i) {
@@ -304,6 +323,7 @@ NACRE_INLINE void add_products(const float* dy, int64_t dy_column, const float* 
     for (int i = 0; i < ins; ++i) at<lanes>(sums + o * sum_o + i * sum_i) = acc[o][i];
 }
 
+/// `outs` outputs by all channels of a group: tiles of 4 channels, then single ones.
 template <int outs>
 NACRE_INLINE void add_channels(const float* dy, int64_t dy_column, const float* x, int64_t x_column, int64_t in,
                                int64_t rows, float* sums, int64_t sum_o) {
@@ -323,6 +343,7 @@ NACRE_CLONES void add_tap(const float* dy, int64_t dy_column, int64_t out, const
   for (; o < out; ++o) add_channels<1>(dy + o * dy_column, dy_column, x, x_column, in, rows, sums + o * sum_o, sum_o);
 }
 
+/// to[w] += the sum of all lanes and parts: first each lane over the parts in order, then the 16 lanes in order.
 NACRE_CLONES void add_sums(const float* __restrict sums, int64_t parts, int64_t of_part, int64_t n,
                            float* __restrict to) {
   for (int64_t w = 0; w < n; ++w) {
@@ -359,6 +380,8 @@ void weight_gradient(Context& ctx, const float* x, Shape of_x, const float* dy, 
     float *const xs = slots + thread * plan.slot(), *const dys = xs + plan.of_slab * plan.in * plan.x.column();
     float* const sums = scratch + part * plan.sums() + first * plan.of_group() * lanes;
     std::fill_n(sums, count * plan.of_group() * lanes, 0.0f);
+    // The chunks of the part, one after the other, add to the same sums. x and dy are transposed once per chunk, for
+    // all taps.
     for (int64_t c = plan.chunks * part / plan.parts; c < plan.chunks * (part + 1) / plan.parts; ++c) {
       const int64_t item = c / plan.per_item, begin = c % plan.per_item * plan.rows,
                     rows = std::min(plan.rows, plan.length - begin);

@@ -2,9 +2,17 @@
 
 #include "conv/conv1d_cuda.h"
 
+// Forward and input gradient of several groups (conv1d_groups.cuh has the idea, choose_groups.cu the plan). A block has
+// one slab of groups of one item and computes tiles_each tiles of its rows, one after the other. Shared memory:
+//
+//   tile      T      [remainders][phase_rows][pitch]     the source's rows, remainders of the stride apart
+//   weights   float  [chunk][reduced][weight_pitch]      of the slab; backward: [reduced][chunk][weight_pitch]
+//
+// The pitch is an odd number of packs of 16 bytes, so eight neighbouring rows begin in different banks.
 namespace nacre::cuda::groups {
 namespace {
 
+/// The operands: x and y of a forward; dy and dx of an input gradient.
 template <class T>
 struct Product {
   const T *source, *weight;
@@ -20,13 +28,15 @@ __device__ __forceinline__ void copy_tile(const ProductPlan& s, const T* item, i
   const int packs = s.groups * s.reduced / pack_size<T>, pieces = s.staged * packs;
   for (int e = static_cast<int>(threadIdx.x); e < pieces; e += threads) {
     const int sample = e / packs, column = (e - sample * packs) * pack_size<T>;
+    // Neighbouring threads copy neighbouring packs of a sample. Samples that do not exist become zeros.
     const int64_t at = source_sample(first + sample, s.source_time, s.reflect);
     const int quotient = sample / remainders, row = (sample - quotient * remainders) * s.phase_rows + quotient;
     cp_async_or_zeros(tile + row * s.pitch + column, item + (at < 0 ? 0 : at) * s.source_channels + column, at >= 0);
   }
 }
-/// Converts the weights of taps [begin, end) of the slab: row (tap, channel of the source in its group), column: channel
-/// of the result. The order of the rows spreads the threads of a warp, which read neighbouring weights, over the banks.
+/// Converts the weights of taps [begin, end) of the slab: row (tap, channel of the source in its group), column:
+/// channel of the result. The order of the rows spreads the threads of a warp, which read neighbouring weights, over
+/// the banks.
 template <class T, bool backward>
 __device__ __forceinline__ void load_weights(const ProductPlan& s, const T* slab, int begin, int end, float* weights) {
   const int taps = end - begin, count = s.groups * s.out * taps * s.in;
@@ -59,6 +69,8 @@ __device__ __forceinline__ void add_tap(float (&sum)[rows_each][4], const T* x, 
       } else {
         load_four(row, v);
       }
+      // Of the four sources in v, result n takes those of its group: all of them (quads), its half (pairs), or its own
+      // (others).
 #pragma unroll
       for (int e = 0; e < C; ++e)
 #pragma unroll
@@ -85,7 +97,18 @@ __device__ __forceinline__ void store_four(const Product<T>& a, int64_t index, i
     *reinterpret_cast<uint2*>(a.result + index) = make_uint2(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
 }
 
-/// A warp computes rows_of_warp rows by lanes_across columns at a time; a column is four channels of one phase.
+/// A warp computes rows_of_warp rows by lanes_across columns at a time; a column is four channels of one phase. Lane l
+/// has column l % across and the rows l / across + j lane_rows, j < rows_each, of such a unit. Units run along the
+/// columns first, and the warps of a block take them in turn.
+///
+/// Row r of the result is sample r result_step + phase - result_lead. Forward (one phase): tap k reads source row r
+/// stride + k dilation, which lies at row r + k dilation / stride of the remainder k dilation % stride. Backward: a
+/// phase has the taps with k dilation % stride = phase, every tap_step-th, and tap k reads source row r - k dilation /
+/// stride, counted behind the halo; a phase without taps is stored as bias and previous content.
+///
+/// Blocks are numbered along the slabs first: blocks with neighbouring numbers read different channels of the same
+/// rows. All loops with a barrier have the same bounds for all threads; `computes` only gates the products and the
+/// stores.
 template <class T, Pattern pattern, bool backward>
 __global__ void __launch_bounds__(threads, 2) group_product_kernel(Product<T> a, ProductPlan s) {
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
@@ -130,12 +153,14 @@ __global__ void __launch_bounds__(threads, 2) group_product_kernel(Product<T> a,
       for (int j = 0; j < rows_each; ++j)
 #pragma unroll
         for (int n = 0; n < 4; ++n) sum[j][n] = 0;
+      // The first tap of the phase; s.taps if there is none to add.
       int k = 0;
       if constexpr (backward)
         while (k < s.tap_step && k * s.dilation % s.stride != phase) ++k;
       if (!computes || k == s.tap_step) k = s.taps;  // the phase has no tap
       for (int begin = 0; begin < s.taps; begin += s.chunk) {
         const int end = min(begin + s.chunk, s.taps);
+        // Weights that do not fit at once come chunk by chunk, again in every pass; the tile stays.
         if (!all_taps) {
           __syncthreads();  // the weights before were read
           load_weights<T, backward>(s, slab_weight, begin, end, weights);

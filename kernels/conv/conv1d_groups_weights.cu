@@ -1,6 +1,18 @@
 #include "conv/conv1d_cuda.h"
 #include "conv/conv1d_groups.cuh"
 
+// The weight gradient of several groups (conv1d_groups.cuh, choose_groups.cu): dweight[o, k, i] = sum over rows of
+// dy[t, o] x[t stride + k dilation - left, i], and dbias. A block has one slab of groups, one part of the tiles of
+// rows, and `share` of the slab's items of work. For each tile it copies the slab's channels of x and dy to shared
+// memory:
+//
+//   x      T   [(tile_rows - 1) stride + (taps - 1) dilation + 1][pitch]
+//   dy     T   [tile_rows][groups out]
+//   ones   T   16 bytes, which take the place of x for the bias
+//
+// If a block has at most half as many items as threads, `lanes` threads share an item and add every lanes-th row; else
+// a thread has up to items_each items and adds all rows. Sums are in float and stay in registers over all tiles of the
+// block.
 namespace nacre::cuda::groups {
 namespace {
 
@@ -12,7 +24,8 @@ struct Weights {
   bool add, bias_add;  ///< += instead of =
 };
 
-/// Copies `samples` samples of the slab's channels; column by column of 16 bytes, `pitch` elements from sample to sample.
+/// Copies `samples` samples of the slab's channels; column by column of 16 bytes, `pitch` elements from sample to
+/// sample.
 template <class T>
 __device__ __forceinline__ void copy_samples(const T* item, int64_t first, int samples, int64_t time, bool reflect,
                                              int64_t channels, int slab_channels, T* tile, int pitch) {
@@ -71,7 +84,9 @@ __device__ __forceinline__ void store_sums(const Weights<T>& a, const WeightPlan
   }
 }
 
-/// Adds rows `lane`, lane + lanes, ... of a tile to the sums of an item of work.
+/// Adds rows `lane`, lane + lanes, ... of a tile to the sums of an item of work: sum[e][n] += x[row, channel + e]
+/// dy[row, output n], where with several groups in a pack each output takes the channels of its own group. The item of
+/// the bias takes ones, and does not advance.
 template <Pattern pattern, class T>
 __device__ __forceinline__ void add_rows(const WeightPlan& s, const Work& w, const T* x, const T* dy, const T* ones,
                                          int lane, int rows, float (&sum)[channels_at_once(pattern)][4]) {
@@ -95,6 +110,8 @@ __device__ __forceinline__ void add_rows(const WeightPlan& s, const Work& w, con
     } else {
       load_four(from, v);
     }
+    // Of the four x in v, output n takes those of its group: all of them (quads), its half (pairs), or its own
+    // (others).
 #pragma unroll
     for (int e = 0; e < C; ++e)
 #pragma unroll
@@ -102,6 +119,9 @@ __device__ __forceinline__ void add_rows(const WeightPlan& s, const Work& w, con
   }
 }
 
+/// Blocks are numbered along the slabs first, then along the splits, then along the parts, so blocks with neighbouring
+/// numbers read the same rows at the same time. Behind the tiles the lanes' sums of an item go through shared memory,
+/// in the place of the tiles, [4 C sums][lanes][share] floats, and lane 0 adds them in order, in double.
 template <class T, Pattern pattern>
 __global__ void __launch_bounds__(threads, 2) group_weights_kernel(Weights<T> a, WeightPlan s) {
   NACRE_DYNAMIC_SHARED(unsigned char, shared);
@@ -139,6 +159,7 @@ __global__ void __launch_bounds__(threads, 2) group_weights_kernel(Weights<T> a,
     cp_async_commit();
     cp_async_wait<0>();
     __syncthreads();
+    // Rows of dy behind the end are zeros in shared memory; they are not added either.
     const int rows = s.length - first < s.tile_rows ? static_cast<int>(s.length - first) : s.tile_rows;
 #pragma unroll
     for (int i = 0; i < items_each; ++i) {
@@ -150,6 +171,7 @@ __global__ void __launch_bounds__(threads, 2) group_weights_kernel(Weights<T> a,
 
   if (s.lanes > 1) {  // adds the lanes' sums in double
     float* const sums = reinterpret_cast<float*>(shared);
+    // All threads have read the last tile before it is overwritten.
     __syncthreads();
     if (takes_part) {
 #pragma unroll
@@ -179,6 +201,8 @@ __global__ void __launch_bounds__(threads, 2) group_weights_kernel(Weights<T> a,
 
 }  // namespace
 
+/// One part goes to dweight and dbias themselves; several parts go to scratch and are added in double by a second
+/// stage, at once or by finish_gradient_sums().
 template <class T>
 void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const WeightPlan& s) {
   const int64_t weights = a.dweight.elements();

@@ -6,6 +6,13 @@
 #include "conv/conv1d_karatsuba_tiles.h"
 #include "runtime/host.h"
 
+// What surrounds the loops of conv1d_karatsuba_tiles.cpp: how a convolution becomes tiles of rows (Side, Problem,
+// Tiles), where factors and products lie (Groups), how tiles are divided among tasks (ProductPlan, GradientPlan), and
+// the two passes. product() is the forward and the input gradient, weight_gradient() is at the end of the file.
+//
+// A tile is 8 rows of y (7 taps) or 2 rows (2 taps) that are computed together. For a group of tiles each product of
+// the scheme is one matrix product, [tiles][in] times [in][out], of factors that were made by sums and differences of
+// rows and of taps.
 namespace nacre::karatsuba {
 namespace {
 
@@ -44,7 +51,10 @@ struct Side {
   }
 };
 
-/// y row t = sum over k of x row (t + k dilation - left) times tap k.
+/// y row t = sum over k of x row (t + k dilation - left) times tap k. With stride 1 rows are samples. A kernel of two
+/// strides has two taps: the strided side has rows of one stride, which begin at a multiple of the stride from the
+/// first padded sample, so row t of the other side reads its rows t and t + 1. The input gradient exchanges the sides
+/// and mirrors the taps: row r of dx is made of the rows r - 1 and r of dy.
 struct Problem {
   Side x, y;
   int64_t batch, dilation = 1, left = 0;
@@ -86,7 +96,9 @@ struct Range {
 };
 
 /// The tiles of outputs. The rows of a tile are `dilation` rows apart, so a sheet of `phases` tiles covers contiguous
-/// rows. Tiles are numbered by item, then sheet, then phase.
+/// rows: tile (sheet, phase) has the rows sheet rows_out dilation + phase + r dilation, r < rows_out, and reads rows_in
+/// rows of x at the same distance. Tiles are numbered by item, then sheet, then phase. Where the dilation exceeds the
+/// rows of y, there are only as many phases as rows.
 struct Tiles {
   Problem p;
   int64_t rows_in, rows_out, taps, phases, sheets, count;  // sheets: per item; count: all tiles
@@ -209,6 +221,7 @@ struct Tiles {
       shift_ = filled_ - range.begin;
       filled_ += range.size();
     }
+    // row_ is the first row of y of the tile. filled_: floats of the local buffer before the next piece.
     const Tiles& t_;
     int64_t end_, tile_, item_ = 0, sheet_ = 0, phase_ = 0, row_ = 0, shift_ = 0, filled_ = 0;
     Ranges local_;
@@ -230,9 +243,13 @@ struct Groups {
   int64_t of_product() const { return tiles * channels + 16; }
   int64_t step() const { return products * of_product(); }
 };
-/// Floats from product to product of a whole weight, padded for the same reason.
+/// Floats from product to product of a whole weight: at least `floats`, and 16 more than a multiple of 64. So the same
+/// element of successive products is one cache line further within 256 bytes, for the same reason as above.
 int64_t product_stride(int64_t floats) { return floats / 64 * 64 + (floats % 64 > 16 ? 80 : 16); }
 
+/// How product() divides its tiles: a group of `rows` tiles is what the matrix products take at a time (12 where at
+/// most 32 outputs leave registers for that many rows, else 6), a block is what one thread computes from factors in its
+/// slot.
 struct ProductPlan {
   const Scheme& scheme;
   Tiles tiles;
@@ -406,6 +423,9 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
   });
 }
 
+/// How weight_gradient() divides its work: a task has one part of the tiles and up to 64 outputs. Groups have 8 tiles,
+/// the depth of multiply_across. There are parts enough for three or four tasks; if there are more, each has at least
+/// 512 tiles, because every part has sums of the whole weight.
 struct GradientPlan {
   const Scheme& scheme;
   Tiles tiles;
@@ -420,9 +440,11 @@ struct GradientPlan {
     parts = std::clamp<int64_t>(tiles.count / 512, std::max<int64_t>(4 / output_slices, 1), 16);
   }
   int64_t sums() const { return scheme.products * product_stride(in * out); }
+  // Floats per thread: the factors of a block of groups, and rows of x that cross an end of their item.
   int64_t slot() const { return block * (x.step() + y.step()) + scheme.rows_in * in; }
 };
 
+// A kernel of two strides has an even number of taps.
 const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
 
 // Measured (docs/decisions/conv1d-fewer-products.md, conv1d-cpu-loops-by-shape.md): for narrow rows the sums and

@@ -2,16 +2,27 @@
 
 #include "runtime/lanes.h"
 
-// As in conv1d_tiles.cpp: tiles are as large as the register file, and bodies are inlined into one function per
-// instruction set.
+// The loops declared in conv1d_karatsuba_tiles.h, in this order: the sums and differences of the scheme (split, spread,
+// gather), the matrix products (tile and what calls it), the products of few rows, the transpose, and the tables of
+// functions per instruction set. As in conv1d_tiles.cpp, tiles are as large as the register file, and bodies are
+// inlined into one function per instruction set.
 namespace nacre::karatsuba {
 namespace {
 
-// The three products of level p have the numbers 3 p, 3 p + 1 and 3 p + 2, so after three levels product q is described
-// by the base-3 digits of q. X(h) belongs to all three products, so the differences go to a new array.
-// One level, n outputs of n taps from 2 n - 1 inputs, h = n / 2. X(s) are the 2 h - 1 inputs from s on:
-//   first half of y  = (X(0) - X(h)) * w0 + X(h) * (w0 + w1)
-//   second half of y = X(h) * (w0 + w1) + (X(2h) - X(h)) * w1
+// The scheme computes n outputs of n taps, y[t] = sum over k of w[k] x[t + k], from 2 n - 1 inputs, by products of one
+// sum of inputs with one sum of taps each. One level halves outputs and taps, h = n / 2. X(s) are the 2 h - 1 inputs
+// from s on, w0 and w1 the halves of the taps, * is the same problem of half the size:
+//   first half of y  = X(0) * w0 + X(h) * w1  = (X(0) - X(h)) * w0 + X(h) * (w0 + w1)
+//   second half of y = X(h) * w0 + X(2h) * w1 = X(h) * (w0 + w1) + (X(2h) - X(h)) * w1
+// Three problems of half the size instead of four: 3 products for two taps, 27 for eight. Exchanging w and y gives the
+// same equations for the gradient of the taps, so `spread` makes the factors of taps and of rows of dy, and `gather`
+// adds the products of rows of y and of taps.
+//
+// The three products of level p have the numbers 3 p, 3 p + 1 and 3 p + 2, in the order of the factors w0, w0 + w1 and
+// w1. So after three levels product q is described by the base-3 digits of q. X(h) belongs to all three products, so
+// the differences go to a new array.
+// split_level computes the factors of inputs: one vector of each of the 2 n - 1 rows in x, and the products of a
+// problem that has number p among those of its level. Leaves store a factor, except for number `drop`.
 template <int lanes, int n, int p, int drop>
 NACRE_INLINE void split_level(const typename Vector<lanes>::Type* x, float* to, int64_t step) {
   if constexpr (p == drop && n == 1) {
@@ -29,7 +40,9 @@ NACRE_INLINE void split_level(const typename Vector<lanes>::Type* x, float* to, 
     split_level<lanes, h, 3 * p + 2, drop>(d, to, step);
   }
 }
-/// Of eight taps the last is zero: seven are used, and the product with the eighth is left out.
+// Of eight taps the last is zero: seven are used, and the product with the eighth alone, number 26, is left out. It is
+// zero in the forward, and only the gradient of the eighth tap would need it. It is also the only product that reads
+// the last of 15 inputs, so 14 rows suffice.
 template <int n>
 inline constexpr int taps_of = n == 8 ? 7 : n;
 template <int n>
@@ -37,6 +50,7 @@ inline constexpr int rows_of = n + taps_of<n> - 1;
 template <int n>
 inline constexpr int dropped = n == 8 ? 26 : -1;
 
+/// Scheme::split: the rows pass through registers, `lanes` columns at a time. So do those of spread and gather.
 template <int lanes, int n>
 NACRE_INLINE void split_body(const float* const* rows, int64_t size, float* to, int64_t step) {
   for (int64_t i = 0; i < size; i += lanes) {
@@ -49,6 +63,7 @@ NACRE_INLINE void split_body(const float* const* rows, int64_t size, float* to, 
   }
 }
 
+/// The factors of taps, or of rows of dy: w0, w0 + w1 and w1.
 template <int lanes, int n, int p, int drop>
 NACRE_INLINE void spread_level(const typename Vector<lanes>::Type* y, float* to, int64_t step) {
   if constexpr (p == drop && n == 1) {
@@ -76,6 +91,7 @@ NACRE_INLINE void spread_body(const float* const* rows, int64_t size, float* to,
   }
 }
 
+/// The products of level p, added to n rows of y or to n taps.
 template <int lanes, int n, int p, int drop>
 NACRE_INLINE void gather_level(const float* from, int64_t step, typename Vector<lanes>::Type* y) {
   if constexpr (n == 1 && p == drop) {
@@ -93,6 +109,8 @@ NACRE_INLINE void gather_level(const float* from, int64_t step, typename Vector<
     for (int i = 0; i < h; ++i) y[i] += both[i], y[i + h] += both[i];
   }
 }
+/// Scheme::gather. `to` may be `add`: an element is read before it is written. Bias and `add` follow the sum, as in
+/// tile().
 template <int lanes, int n>
 NACRE_INLINE void gather_body(const float* from, int64_t step, int64_t size, const float* bias, const float* const* add,
                               float* const* to) {
@@ -108,6 +126,7 @@ NACRE_INLINE void gather_body(const float* from, int64_t step, int64_t size, con
     }
   }
 }
+/// The sum of each part is gathered and added before the next: the order of parts is that of memory.
 template <int lanes, int n>
 NACRE_INLINE void gather_taps_body(const float* from, int64_t step, int64_t parts, int64_t part_step, int64_t size,
                                    float* to, int64_t tap_step) {
@@ -121,6 +140,8 @@ NACRE_INLINE void gather_taps_body(const float* from, int64_t step, int64_t part
   }
 }
 
+/// R rows by V vectors of multiply and multiply_all: c[m, j] = sum over taps t and k of a(m, t, k) b[t, k, j], then
+/// bias and `add` if there are any. Each element is one chain of additions, taps outermost.
 template <int lanes, int R, int V>
 NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t depth, float* c, int64_t c_row,
                        const float* bias = nullptr, const float* add = nullptr) {
@@ -131,8 +152,9 @@ NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t
   const int64_t a_row = of.row;
   for (int64_t t = 0; t < of.taps; ++t) {
     const float* const a = of.a + t * of.tap;
-    const float* every_third_row[4] = {a, a + 3 * a_row, a + 6 * a_row,
-                                       a + 9 * a_row};  // four pointers for up to twelve rows
+    // Four pointers for up to twelve rows. The other rows lie one or two pitches from a pointer, an offset that an
+    // address of x86 can hold.
+    const float* every_third_row[4] = {a, a + 3 * a_row, a + 6 * a_row, a + 9 * a_row};
     for (int64_t k = 0; k < depth; ++k, b += width) {
       Vec x[V];
 #pragma GCC unroll 4
@@ -162,6 +184,7 @@ NACRE_INLINE void tile(const Windows& of, const float* b, int64_t width, int64_t
 #pragma GCC unroll 4
     for (int n = 0; n < V; ++n) at<lanes>(c + i * c_row + n * lanes) = sum[i][n];
 }
+/// All `rows` of one strip of R by V tiles, V vectors wide.
 template <int lanes, int R, int V>
 NACRE_INLINE void strip_all(Windows a, const float* b, int64_t width, int64_t depth, const float* bias,
                             const float* add, float* c, int64_t c_row, int64_t rows) {
@@ -174,6 +197,8 @@ NACRE_INLINE void strip_all(Windows a, const float* b, int64_t width, int64_t de
   for (; rows >= 2; rows -= 2, next(2)) tile<lanes, 2, V>(a, b, width, depth, c, c_row, bias, add);
   if (rows > 0) tile<lanes, 1, V>(a, b, width, depth, c, c_row, bias, add);
 }
+/// The widest tile that the panel still fills. AVX-512 takes 6 x 4 vectors, then 12 x 2, which are 24 accumulators
+/// each, then 12 x 1; the other sets 6 x 2. `width` is a multiple of 16.
 template <int lanes>
 NACRE_INLINE void multiply_all_body(const Windows& a, const float* b, int64_t width, int64_t depth, const float* bias,
                                     const float* add, float* c, int64_t c_row, int64_t rows) {
@@ -191,6 +216,7 @@ NACRE_INLINE void multiply_all_body(const Windows& a, const float* b, int64_t wi
       strip_all<lanes, 6, 2>(a, b + j, width, depth, of(bias, j), of(add, j), c + j, c_row, rows);
   }
 }
+/// The rows of all groups by V vectors. R divides the rows of a group.
 template <int lanes, int R, int V>
 NACRE_INLINE void strip(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width, int64_t depth,
                         float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group, int64_t groups) {
@@ -198,6 +224,7 @@ NACRE_INLINE void strip(const float* a, int64_t a_row, int64_t a_group, const fl
     for (int64_t m = 0; m < rows_of_group; m += R)
       tile<lanes, R, V>({.a = a + m * a_row, .row = a_row}, b, width, depth, c + m * c_row, c_row);
 }
+/// `rows` is a multiple of 16, so tiles of 4 or 8 rows come out even.
 template <int lanes>
 NACRE_INLINE void multiply_body(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,
                                 int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,
@@ -218,6 +245,8 @@ NACRE_INLINE void multiply_body(const float* a, int64_t a_row, int64_t a_group, 
   }
 }
 
+/// R neighbouring columns of a, as rows of c, by V vectors: c[m, j] (+)= sum over groups and k of a[k, m] b[k, j]. The
+/// sums stay in registers over all groups, so c is read and written once per call.
 template <int lanes, int R, int V>
 NACRE_INLINE void tile_across(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,
                               int64_t b_group, int64_t groups, float* c, int64_t c_row, bool add) {
@@ -267,8 +296,8 @@ NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_
   }
 }
 
-// Few rows: sums that continue in `sums`, by weights in place. Every sum is one chain of additions in the order of k, as
-// in tile(), so the bits are those of products with a weight that was laid out first.
+// Few rows: sums that continue in `sums`, by weights in place. Every sum is one chain of additions in the order of k,
+// as in tile(), so the bits are those of products with a weight that was laid out first.
 
 /// Outputs that fill no vector. w[j w_out + k w_in]; in a vector, so that the compiler fuses the same operations.
 template <int lanes>
@@ -305,7 +334,8 @@ NACRE_INLINE void few_by_outputs(const float* a, int64_t a_row, const float* w, 
     for (int j = 0; j < lanes; ++j) {
       const float* const from = every_third_row[j / 3] + j % 3 * w_row;
       columns[j] = at<lanes>(from);
-      // The same place of the next outputs, because the hardware's prefetcher begins anew with every group of rows.
+      // The same place of the next outputs, because the hardware's prefetcher begins anew with every group of rows. One
+      // prefetch per 64 bytes of a row. Past the last output it has no effect.
       if (lanes == 16 || k % 16 == 0) __builtin_prefetch(from + lanes * w_row, 0, 2);
     }
 #pragma GCC unroll 8
@@ -316,6 +346,7 @@ NACRE_INLINE void few_by_outputs(const float* a, int64_t a_row, const float* w, 
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sum[r] += columns[j] * a[r * a_row + k + j];
   }
+  // Inputs that fill no square.
   for (; k < depth; ++k) {
     float column[lanes];
     for (int64_t j = 0; j < lanes; ++j) column[j] = w[j * w_row + k];
@@ -332,6 +363,7 @@ template <int lanes, int R>
 NACRE_INLINE void few_by_inputs(const float* a, int64_t a_row, const float* w, int64_t w_row, int64_t outs,
                                 int64_t depth, float* sums, int64_t sums_row) {
   using Vec = typename Vector<lanes>::Type;
+  // Between two blocks of 16 the sums are in memory, which keeps the chain of additions as it is.
   constexpr int64_t together = 16;
   for (; depth > 0; depth -= together, w += together * w_row, a += together) {
     int64_t j = 0;
@@ -344,6 +376,7 @@ NACRE_INLINE void few_by_inputs(const float* a, int64_t a_row, const float* w, i
 #pragma GCC unroll 16
         for (int64_t k = 0; k < together; ++k, from += w_row) {
           const Vec factor = at<lanes>(from);
+          // The row that is 16 further down, as above.
           if (lanes == 16 || j % 16 == 0) __builtin_prefetch(from + together * w_row, 0, 2);
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r) sum[r] += factor * a[r * a_row + k];
@@ -413,6 +446,7 @@ NACRE_INLINE void few_by_inputs_body(const float* a, int64_t a_row, int64_t rows
 }
 #undef NACRE_BY_ROWS
 
+/// 16 by 16 elements as squares of `lanes` by `lanes`, each transposed in registers; square (i, j) goes to (j, i).
 template <int lanes>
 NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to, int64_t to_step) {
   for (int i = 0; i < 16; i += lanes)
@@ -426,6 +460,8 @@ NACRE_INLINE void transpose_body(const float* from, int64_t from_step, float* to
     }
 }
 
+// One function per loop and instruction set, and the tables of them. Which table is used is found once, at the first
+// call.
 #define NACRE_SCHEME(set, target, lanes, n)                                                                       \
   target void split_##n##_##set(const float* const* rows, int64_t size, float* to, int64_t step) {                \
     split_body<lanes, n>(rows, size, to, step);                                                                   \
@@ -480,6 +516,7 @@ NACRE_LOOPS(avx2, __attribute__((target("arch=x86-64-v3"))), 8)
 NACRE_LOOPS(avx512, __attribute__((target("arch=x86-64-v4"))), 16)
 
 enum class Set { baseline, avx2, avx512 };
+// AVX-512 needs the features of x86-64-v4, for which the functions are compiled.
 Set found() {
   if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512cd"))

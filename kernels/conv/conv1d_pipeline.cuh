@@ -1,7 +1,8 @@
 #pragma once
 // The pipeline of the tiled convolutions: tiles come from global memory by cp.async, are transformed where they lie in
 // shared memory, and are multiplied, while later tiles are on their way. It stands here once, for the forward and the
-// input gradient (conv1d_tile.cuh) and for the weight gradients (conv1d_tile_weights.cuh, conv1d_tile_taps.cuh). A kernel is
+// input gradient (conv1d_tile.cuh) and for the weight gradients (conv1d_tile_weights.cuh, conv1d_tile_taps.cuh).
+// A kernel is
 //   loaders      which copy one tile each into a buffer of a ring (PackColumn says which packs a thread copies)
 //   a transform  the input policy's function and the rounding to tf32, of the packs that the thread copied itself
 //   an engine    the products (conv1d_engines.cuh)
@@ -28,9 +29,9 @@
 
 namespace nacre::cuda::tile {
 
-/// A thread's share of a tile whose rows are `row_pitch` bytes apart and hold `packs` packs of 16 bytes: column `column`
-/// of row `row`, and of every (threads / packs)-th row below it. The thread copies and transforms these packs, so it
-/// transforms what it copied.
+/// A thread's share of a tile whose rows are `row_pitch` bytes apart and hold `packs` packs of 16 bytes: column
+/// `column` of row `row`, and of every (threads / packs)-th row below it. The thread copies and transforms these packs,
+/// so it transforms what it copied.
 template <int packs, int row_pitch>
 struct PackColumn {
   int row, column;

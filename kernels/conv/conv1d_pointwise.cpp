@@ -5,6 +5,10 @@
 #include "conv/conv1d_karatsuba_tiles.h"
 #include "runtime/host.h"
 
+// One matrix product over all rows: y [rows][out] = x [rows][in] times the weight, in blocks of 96 rows, for the
+// forward and (with the weight transposed) for the input gradient. Scratch holds the weight laid out in panels, which
+// all threads read, and then a slot for each thread. With Snake the slot holds the activated rows of a block, with
+// Snake's slope the rows of g and the sums for alpha and beta, so neither is ever written to a whole tensor.
 namespace nacre::pointwise {
 namespace {
 
@@ -30,7 +34,9 @@ int64_t slot_of(int64_t in, int64_t out, bool snake, bool slope) {
   return (snake ? block * in : 0) + (slope ? block * out + SnakeRows::sums(out) : 0);
 }
 
-/// y = x * weight + bias + add
+/// y = x * weight + bias + add. A unit is a block, or with `slope` the eight blocks that share one partial sum. The
+/// number of units depends on the rows alone, and a unit runs on one thread, so the bits do not depend on the number of
+/// threads.
 void product(Context& ctx, const Factors& f, float* scratch) {
   const auto& matrix = matrices();
   const int64_t in = f.in, out = f.out;
@@ -60,6 +66,7 @@ void product(Context& ctx, const Factors& f, float* scratch) {
         const float* x = f.x + r * in;
         if (f.snake != nullptr) f.snake->forward(x, local, rows), x = local;
         float* const y = f.slope != nullptr ? local : f.y + r * out;
+        // All panels of a block, while its rows of x are in cache.
         for (int64_t j = 0; j < out; j += panel)
           matrix.multiply_all({.a = x, .row = in}, scratch + j * in, std::min(panel, out - j), in,
                               f.bias != nullptr ? f.bias + j : nullptr,

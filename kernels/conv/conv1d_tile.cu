@@ -2,6 +2,11 @@
 
 #include "conv/conv1d_cuda.h"
 
+// Plain conv1d as shifted products: which tensor is x and which is w, and what the epilogue adds. The forward
+// multiplies x, the input gradient dy, by the same weights; plain_forward reads them K-major, plain_input_gradient
+// MN-major (conv1d_tile_plain.cuh). A row of the input gradient's result holds `stride` samples, so its bias repeats
+// every dx.channels columns, while that of the forward is as wide as the row. The previous content of dx is added as a
+// residual.
 namespace nacre::cuda::tile {
 
 template <class T>

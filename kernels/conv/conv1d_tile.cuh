@@ -169,7 +169,14 @@ struct Layout {
   }
 };
 
-/// The block's shared memory, in the order of Layout::shared_bytes.
+/// The block's shared memory, in the order of Layout::shared_bytes:
+///
+///   parameters  input_bytes, of the input policy
+///   offsets     [x_rows][samples] of int64_t, rounded up to 16 bytes
+///   x           [x_tiles][x_rows] rows of `pitch` bytes: 128 bytes of channels, 16 of spare
+///   w           [stages][w_rows] rows of `w_pitch` bytes
+///
+/// Behind the loop, x and w make room for the result, float [BM][out_stride], and OutputRow [BM].
 template <class L>
 struct BlockMemory {
   int x_rows, x_tiles, x_tile_bytes;  // rows of a tile of x; buffers for such tiles; their size
@@ -200,8 +207,9 @@ struct BlockMemory {
   }
 };
 
-/// Copies x's tiles, one chunk of channels after the other, into a ring of their own. Within a chunk a thread needs one
-/// sample of a row and one pack of its channels, (part, channel), which advance from chunk to chunk without divisions.
+/// Copies x's tiles, one chunk of channels after the other, into a ring of their own. Eight neighbouring threads copy
+/// the 128 bytes of a row. Within a chunk a thread needs one sample of a row and one pack of its channels, (part,
+/// channel), which advance from chunk to chunk without divisions.
 template <class L>
 struct XLoader {
   using T = typename L::T;
@@ -273,6 +281,10 @@ struct WeightLoader {
     if (!idle()) copy(slot);
     if (++tap == s.taps) tap = 0, ++chunk;
   }
+  /// K-major: the thread's pack of the rows n, n + rows_at_once, ... (outputs), from element c + column of the tap on.
+  /// MN-major: its pack of result columns of the rows c, c + rows_at_once, ... (reduced channels), of the mirrored tap.
+  /// Neighbouring threads have neighbouring packs of a row. The taps that complete a whole stride lie behind the row's
+  /// w_row elements and are zeros.
   __device__ __forceinline__ void copy(int slot) const {
     unsigned char* to = share.in(tiles + slot * L::w_bytes);
     const int c = chunk * L::depth, n = first_column, w_tap = static_cast<int>(s.w_tap),
@@ -441,6 +453,7 @@ __device__ __forceinline__ void store_result(const Shifted& s, const ResultTile&
   constexpr int pack = pack_size<T>, packs_per_row = BN / pack, rows_at_once = rows_of_packs(L::threads, packs_per_row);
   OutputRow* const out_rows = reinterpret_cast<OutputRow*>(reinterpret_cast<unsigned char*>(result) + L::out_bytes);
   for (int r = thread; r < BM; r += L::threads) out_rows[r] = output_row(s, ItemRow(first, s, r));
+  // This barrier publishes both the warps' sums in `result` and the table of rows.
   __syncthreads();
   const int column = thread % packs_per_row * pack, n = tile.column * BN + column;
   auto column_state = output.column(n < s.columns ? n : 0);

@@ -1,5 +1,7 @@
 #pragma once
 // The launches of plain conv1d for one product: each of conv1d_tile_fma.cu, _tf32.cu and _bf16.cu instantiates them.
+// The weight is [out][taps][in]. The forward reduces `in`, which is contiguous: K-major. The input gradient reduces
+// `out`, and its columns, the inputs, are contiguous: MN-major.
 #include "conv/conv1d_tile.cuh"
 
 namespace nacre::cuda::tile {

@@ -20,6 +20,17 @@ namespace nacre::cuda::tile {
 inline constexpr int taps_rows = 64, taps_channels = 32, taps_outputs = 64, most_taps = 7, longest_halo = taps_rows;
 inline constexpr int taps_blocks_at_once = 2;  // per multiprocessor, if its shared memory holds them
 
+/// Shared memory, in this order, with sizes for halo h = (taps - 1) dilation:
+///
+///   dy       T       [stages][64][64 outputs]        as copied, rounded in place for tf32
+///   x        T       [stages][64][32 channels]       as copied
+///   tiles    T       [2][h + 64][32 channels]        transformed; rows 0 to h - 1 are the end of the other tile
+///   table    int64   [2][dy, x][64]                  offsets of rows (RowLocator)
+///
+/// and after the products, in the same place, a result of 64 x 32 floats per warp. `spare` bytes are added to the rows
+/// of dy and tiles, so that what the tensor cores read together lies in different banks (as in WeightLayout); rows of x
+/// are only read by the threads that copied them. Float has two stages, so that the block fits the 99 KiB that every
+/// device has.
 template <class T>
 struct TapsLayout {
   static constexpr int stages = sizeof(T) == 4 ? 2 : 3;
@@ -66,8 +77,9 @@ __device__ __forceinline__ int64_t taps_sample(const Taps& s, int64_t item, int6
   return item < s.items && sample >= 0 && sample < s.time ? item * s.time + sample : -1;
 }
 
-/// Finds the rows of a step: thread r those of row r, a step ahead of their copies. The threads that copy a row's packs
-/// only add their column.
+/// Finds the rows of a step: thread r those of row r, a step ahead of their copies. Row r of dy exists where its padded
+/// row begins a window (row < length); the row of x is `halo` rows further, because tiles begin with the halo of the
+/// step before. The threads that copy a row's packs only add their column.
 template <class T>
 struct RowLocator {
   const Taps& s;
@@ -119,7 +131,10 @@ struct TapsShare {
 };
 
 /// The steps of the pipeline (conv1d_pipeline.cuh), taps_rows rows each. x's rows are copied, transformed once, and
-/// stored behind the halo of a tile, which is the end of the tile before. Tiles take turns.
+/// stored behind the halo of a tile, which is the end of the tile before. Tiles take turns. One barrier per step
+/// suffices: arrived(step) writes tile step % 2, which was last read two steps ago, so before the barrier of the last
+/// step. The end of the other tile, which it copies as the halo, was written before that barrier, too. The same holds
+/// for the two halves of the table.
 template <Product P, class Input>
 struct TapsSteps {
   using Engine = typename EngineOf<P>::type;
@@ -179,6 +194,7 @@ struct TapsSteps {
   }
   __device__ __forceinline__ void arrived(int step, int slot) {
     unsigned char* const dy_tile = memory.dy + slot * L::dy_bytes;
+    // Before the rounding to tf32, so the sums for the bias take the values of dy themselves.
     if (bias.has_turn()) {
       const unsigned char* at = dy_tile + of_dy.row * L::dy_pitch + of_dy.column * 16;
 #pragma unroll 1
@@ -197,6 +213,7 @@ struct TapsSteps {
   __device__ __forceinline__ void multiply(int step, int slot, const Fetch&) {
     if (step < 0) return;
     const unsigned char* const a = memory.dy + slot * L::dy_bytes;
+    // The warp of tap k begins k dilation rows further down the tile. 64 rows are one or two steps of the engine.
     const unsigned char* const b = tile(step % 2) + thread / 32 * s.dilation * L::x_pitch;
 #pragma unroll 1
     for (int r = 0; r < taps_rows; r += Engine::depth)
@@ -249,8 +266,9 @@ __device__ __forceinline__ void store_taps(const Taps& s, const float* result, i
   }
 }
 
-/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][taps][in]. For Input see
-/// PlainInput in conv1d_tile.cuh. bias_to: as BiasSums::to, of dy.
+/// blockIdx: x tiles of 32 channels, y tiles of 64 outputs, z parts of the rows; warp k has tap k. `to` is dweight
+/// itself if there is one part (+= with s.add), else partial sums [parts][out][taps][in]. For Input see PlainInput in
+/// conv1d_tile.cuh. bias_to: as BiasSums::to, of dy.
 template <Product P, class Input>
 __global__ void __launch_bounds__(32 * most_taps, taps_blocks_at_once)
     taps_product_kernel(Taps s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,

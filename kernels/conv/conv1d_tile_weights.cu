@@ -7,12 +7,17 @@
 // thousand bf16 operations. All others, pointwise and strided, run conv1d_tile_weights.cuh: 12 to 23 bytes.
 namespace nacre::cuda::tile {
 
+/// dweight has parts only if there are several: a single one was written to dweight itself. The sums for dbias always
+/// have parts, one for each part of the rows and tile of weights.
 void add_weight_parts(Context& ctx, const conv::WeightGradientChoice& choice, const float* scratch, View<float> dweight,
                       bool add_dweight, View<float> dbias, bool later) {
   if (choice.parts > 1) add_parts(ctx, scratch, choice.parts, dweight.elements(), dweight.data, add_dweight, later);
   if (dbias) add_parts(ctx, scratch + choice.bias_at, choice.bias_parts, dbias.elements(), dbias.data, true, later);
 }
 
+/// Both kernels take dy as the left and x as the right operand, and leave the sums of one bias beside those of the
+/// weights: dbias, or dbias_of_x where dbias is not wanted and the layer allows it (bias_of_x_parts). Where both are
+/// wanted, or x's tiles do not hold each sample once, dbias_of_x takes a pass of its own over x.
 template <class T>
 void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const conv::WeightGradientChoice& choice) {
   const PlainInput<T> input;
@@ -34,6 +39,7 @@ void weight_gradient(Context& ctx, const Conv1dWeightGradient<T>& a, const conv:
                                input, to, bias);
     }
   });
+  // Behind the launch on the same stream, so the parts are complete when they are added.
   const bool later = static_cast<bool>(a.parts);
   add_weight_parts(ctx, choice, a.scratch.data, a.dweight, a.add_dweight, a.dbias, later);
   if (sums_x)

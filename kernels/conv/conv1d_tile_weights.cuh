@@ -8,6 +8,10 @@
 
 namespace nacre::cuda::tile {
 
+/// Shared memory: [stages][depth rows][BM] of dy, then [stages][depth rows][BN] of x', at the pitches below. `spare`
+/// keeps what is read together in different banks: tensor cores read four rows of eight floats (8 words more per row)
+/// or eight rows of 16 bytes (4 words more). After the products the same memory holds the result, [BM][out_stride]
+/// floats, and behind it the sums for a bias, pack_size floats per thread.
 template <int BM, int BN, Product P>
 struct WeightLayout {
   using Engine = typename EngineOf<P, warp_columns(P, BM, BN)>::type;
@@ -56,7 +60,8 @@ struct DyLoader {
 };
 
 /// Copies the tiles of x': `depth` windows, BN of their weights. A thread always copies the same pack of weights (tap,
-/// channel): window_offset is where that pack lies in a window.
+/// channel): window_offset is where that pack of an item's first window lies, counted from the item's first sample; it
+/// is negative in the left padding.
 template <class L>
 struct WindowLoader {
   using T = typename L::T;
@@ -83,6 +88,8 @@ struct WindowLoader {
     exists = weight < s.weights;
     window_offset = (tap * s.dilation - s.left) * s.in + channel;
   }
+  /// Starts the copies of the next tile, as DyLoader::fetch. Packs outside of the item are zeros or, with `reflect`,
+  /// mirrored about the pack of the same channel in the first or the last sample.
   __device__ __forceinline__ void fetch(int row, int rows, int slot) {
     unsigned char* to = packs_of(slot);
     const T* of_row = item;
@@ -92,6 +99,7 @@ struct WindowLoader {
     for (int i = 0; i < passes; ++i, to += rows_at_once * L::b_pitch, at += rows_at_once) {
       while (at >= length) at -= length, of_row += s.item;
       int64_t offset = at * s.step + window_offset;
+      // One comparison for both ends: a negative offset is a large unsigned number.
       const bool inside = static_cast<uint64_t>(offset) < static_cast<uint64_t>(s.item);
       if (s.reflect && !inside) offset = 2 * (offset < 0 ? channel : s.item - s.in + channel) - offset;
       cp_async_or_zeros(to, of_row + offset, (inside || s.reflect) && i * rows_at_once < left);
@@ -151,6 +159,8 @@ struct WeightBias {
   // Computed where they are needed, because registers are short.
   __device__ __forceinline__ bool of_x() const { return can_be_of_x && bias.of_x; }
   static __device__ __forceinline__ int64_t first_weight() { return int64_t{blockIdx.x} * BN; }
+  // Of the columns of x', the weights, those of the taps [left, left + stride) hold each sample of x once: tap left + j
+  // of row t is sample t stride + j.
   static __device__ __forceinline__ int64_t first_once(const Windows& s) { return s.left * s.in; }
   static __device__ __forceinline__ int64_t end_once(const Windows& s) { return first_once(s) + s.step; }
 };
@@ -191,6 +201,7 @@ struct WeightSteps {
     if (row < rows) dy.fetch(row, rows, slot), x.fetch(row, rows, slot);
   }
   __device__ __forceinline__ void arrived(int, int slot) {
+    // The bias first: its sums take the values before they are rounded to tf32.
     bias.add(dy, x, slot);
     if constexpr (P == Product::tf32) {
       unsigned char* at = dy.packs_of(slot);
@@ -214,7 +225,8 @@ struct WeightSteps {
   }
 };
 
-/// Stores the block's result, BM by BN floats in shared memory with L::out_stride from row to row.
+/// Stores the block's result, BM by BN floats in shared memory with L::out_stride from row to row, in packs of 4:
+/// neighbouring threads have neighbouring packs of a row of dweight.
 template <int BM, int BN, class L>
 __device__ __forceinline__ void store_weights(const Windows& s, const float* result, int64_t first_weight,
                                               int64_t first_out, float* to, int thread) {
@@ -235,9 +247,11 @@ __device__ __forceinline__ void store_weights(const Windows& s, const float* res
   }
 }
 
-/// `to` is dweight itself if there is one part (+= with s.add), else partial sums [parts][out][weights]. For Input see
-/// PlainInput in conv1d_tile.cuh; it is called with channels of x. bias.of_x: not with an active input. The samples of x
-/// are then those of the taps [left, left + stride), which hold each of them exactly once (Windows::sums_x).
+/// blockIdx: x tiles of weights, y tiles of outputs, z parts of the rows. A warp has 64 outputs by warp_columns weights
+/// of the block's tile; warps are numbered along the weights first. `to` is dweight itself if there is one part (+=
+/// with s.add), else partial sums [parts][out][weights]. For Input see PlainInput in conv1d_tile.cuh; it is called with
+/// channels of x. bias.of_x: not with an active input. The samples of x are then those of the taps [left, left +
+/// stride), which hold each of them exactly once (divide_biases in choose.cu).
 template <int BM, int BN, Product P, class Input>
 __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,
@@ -251,6 +265,7 @@ __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM
   run_pipeline(steps, ceil_div(steps.rows, L::depth));
   finish_pipeline();
 
+  // The tiles are no longer needed: result and sums for the bias take their place, and one barrier publishes both.
   float* const result = reinterpret_cast<float*>(shared);
   steps.bias.save(result + BM * L::out_stride);
   steps.sums.template save<Major::mn, Major::mn>(result + steps.warp_row * L::out_stride + steps.warp_column,

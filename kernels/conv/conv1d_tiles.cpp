@@ -2,11 +2,16 @@
 
 #include "runtime/lanes.h"
 
+// The loops of conv1d_tiles.h. outer_products: a weight gradient, where b has the factors that are broadcast (channels
+// of x) and v those that fill vectors (outputs), or the other way round if outputs are few. window_dots: a forward with
+// few outputs, dot products of windows with one output's weight.
+//
 // Accumulators must stay in registers, so a tile is as large as the register file of its instruction set. Bodies are
 // templates that are inlined into one function per instruction set, because templates cannot have target clones.
 namespace nacre::direct {
 namespace {
 
+/// sums[i][j] += sum over rows of b[i] v[j], for B scalars and V vectors.
 template <int lanes, int B, int V>
 NACRE_INLINE void tile(const float* b, int64_t b_step, const float* v, int64_t v_step, int64_t rows, float* sums,
                        int64_t sums_step) {
@@ -31,7 +36,7 @@ NACRE_INLINE void tile(const float* b, int64_t b_step, const float* v, int64_t v
     for (int n = 0; n < V; ++n) *reinterpret_cast<Vec*>(sums + i * sums_step + n * lanes) += sum[i][n];
 }
 
-/// Tiles of B rows, then one tile of the remaining rows.
+/// Tiles of B of the scalars, then one of 8 where B is 16, then one tile of the 1 to 7 that are left. V vectors wide.
 template <int lanes, int B, int V>
 NACRE_INLINE void strip(const float* b, int64_t b_step, int64_t rows_left, const float* v, int64_t v_step, int64_t rows,
                         float* sums, int64_t sums_step) {
@@ -53,6 +58,7 @@ NACRE_INLINE void strip(const float* b, int64_t b_step, int64_t rows_left, const
 #undef NACRE_REST
 }
 
+/// The whole width: first strips of V vectors, then strips of a single vector with `wide` scalars per tile.
 template <int lanes, int narrow, int wide, int V>  // tiles of narrow x V vectors, or wide x 1 where V do not fit
 NACRE_INLINE void outer_products_body(const float* b, int64_t b_step, int64_t nb, const float* v, int64_t v_step,
                                       int64_t width, int64_t rows, float* sums, int64_t sums_step) {
@@ -75,6 +81,8 @@ NACRE_INLINE float total(const typename Vector<lanes>::Type& v) {
   }
 }
 
+/// y[r] = the dot product of window r with the weight, for R windows x_step apart; a window has `taps` runs of `width`
+/// floats.
 template <int lanes, int R>
 NACRE_INLINE void dots(const float* x, int64_t x_step, int64_t taps, int64_t tap_step, int64_t width, const float* w,
                        float* y) {

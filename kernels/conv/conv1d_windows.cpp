@@ -35,8 +35,8 @@ struct Slice {
 //  - short signals with a heavy weight: each task copies one panel, slice by slice, and multiplies all rows by it. The
 //    weight is read from memory once, which is most of the time that such a layer takes, and its panels stay in cache.
 //  - few rows: a copy would take longer than the products, so the weight is read in place, once for up to eight rows.
-// All three add an output in the same order if rows of y are whole vectors. Then the bits of a row depend neither on the
-// schedule nor on other rows.
+// All three add an output in the same order if rows of y are whole vectors. Then the bits of a row depend neither on
+// the schedule nor on other rows.
 struct Plan {
   Problem p;  // of one group
   int64_t padded_out, width, panels, chunk_rows, per_item, chunks, splits;
@@ -65,9 +65,11 @@ struct Plan {
     chunks = p.batch * per_item;
     splits = std::clamp<int64_t>((wanted_tasks + chunks - 1) / chunks, 1, panels);
   }
+  // Samples that one row of y reads, from the first to the last; terms of its sum; floats of the window of a chunk.
   int64_t span() const { return (p.taps - 1) * p.dilation + 1; }
   int64_t depth() const { return p.taps * p.in; }
   int64_t window() const { return rounded(((chunk_rows - 1) * p.stride + span()) * p.in); }
+  // Whether any row of y reads padding before or behind x.
   bool edges() const { return p.left != 0 || padded > p.time; }
   int64_t padded_x() const { return edges() ? p.batch * padded * p.in : 0; }
   /// Floats shared by all threads: the bias in whole vectors, and either padded x or the weight in panels.
@@ -175,6 +177,7 @@ struct Rows {
                             first && !(stores_directly() && a.add) ? nullptr : to, to,
                             stores_directly() ? p.out : plan.padded_out, rows);
   }
+  // After the last slice: from local to y.
   void finish(int64_t j, int64_t width, int64_t at, int64_t in_local, int64_t rows) const {
     if (stores_directly()) return;
     for (int64_t r = 0; r < rows; ++r)
@@ -183,6 +186,8 @@ struct Rows {
   }
 };
 
+/// Lays out the whole weight, [panel][depth][outputs of the panel], and then multiplies each chunk of rows by the
+/// panels of its task. A chunk that reads padding is copied to the thread's slot; the others are read in place.
 void run_long(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* weights, float* slots) {
   const Problem& p = plan.p;
   const int64_t slices_per_panel = (plan.depth() + max_depth - 1) / max_depth;
@@ -233,6 +238,7 @@ struct PaddedItems {
   }
 };
 
+/// All rows, item by item, by one panel per task. x is padded once for all tasks. The task owns its columns of y.
 void run_short(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* xs, float* slots) {
   const Problem& p = plan.p;
   const PaddedItems items(ctx, plan, a.x, xs);
@@ -262,7 +268,9 @@ NACRE_CLONES void finish_sums(const float* __restrict sum, const float* __restri
     for (int64_t i = 0; i < n; ++i) y[i] = sum[i] + bias[i];
 }
 
-/// Outputs [j, j + n) of all rows. A slice's sums are complete before they are added to y, as in Rows::multiply.
+/// Outputs [j, j + n) of all rows, by the weight in place. A slice's sums are complete before they are added to y, as
+/// in Rows::multiply. In the adjoint's weight the channels of one tap are at equal distances, but the next tap begins
+/// elsewhere, so a joined window is cut where a tap ends.
 void few_outputs(const Plan& plan, const Arguments& a, const float* bias, const PaddedItems& items, int64_t j,
                  int64_t n) {
   const Problem& p = plan.p;
@@ -300,6 +308,8 @@ void few_outputs(const Plan& plan, const Arguments& a, const float* bias, const 
   });
 }
 
+/// Tasks are ranges of outputs. Those of the adjoint are up to 256 wide, because its weight has outputs innermost and
+/// is read row by row; else a weight per output is read along its depth, 16 outputs at a time.
 void run_few(Context& ctx, const Plan& plan, const Arguments& a, const float* bias, float* xs) {
   const Problem& p = plan.p;
   const PaddedItems items(ctx, plan, a.x, xs);
@@ -310,6 +320,8 @@ void run_few(Context& ctx, const Plan& plan, const Arguments& a, const float* bi
   });
 }
 
+/// One group. The bias is laid out once for all samples of a row, in whole vectors; without a bias it is zeros, so that
+/// all schedules add one.
 void run_one(Context& ctx, const Plan& plan, const Arguments& a) {
   float *const bias = a.scratch, *const shared = bias + plan.padded_out, *const slots = a.scratch + plan.shared();
   std::fill_n(bias, plan.padded_out, 0.0f);

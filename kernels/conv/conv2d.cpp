@@ -8,7 +8,10 @@
 #include "runtime/host.h"
 
 // Frames are stacked as channels in scratch, conv1d convolves along the width, and the input gradient is gathered from
-// its stacked form. The weight is the same memory in both views.
+// its stacked form. The weight is the same memory in both views: [out, taps of width, taps of time, in] is a weight of
+// conv1d with taps of time * in channels. So the ops at the end of the file only arrange tensors and scratch around one
+// call of conv1d. stack() and unstack() are the copies, for the CPU here and for CUDA in conv2d.cu; conv2d_stack.h has
+// their formula.
 namespace nacre {
 namespace cuda {
 template <class T>
@@ -24,10 +27,13 @@ using conv::StackSizes;
 
 constexpr int64_t grain = 1 << 14;  // elements that make a thread worth its start
 constexpr int64_t short_run = 64;   // bytes below which a loop copies faster than a call of memcpy
+// Elements of dx that gather() sums at a time: 4 KiB of floats on the stack.
 constexpr int64_t sum_elements = 1024;
 
 // ---- stacking on the CPU, which does not pad: pitch is taps * channels
 
+/// Copies `columns` columns of one frame to where they are one tap's channels. With a single tap they are contiguous
+/// there as well.
 template <class T>
 void copy_columns(const T* from, int64_t columns, int64_t channels, T* to, int64_t to_stride) {
   if (to_stride == channels) {
@@ -46,6 +52,8 @@ void clear_columns(int64_t columns, int64_t channels, T* to, int64_t to_stride) 
     std::memset(static_cast<void*>(to + v * to_stride), 0, static_cast<size_t>(channels) * sizeof(T));
 }
 
+/// Writes the whole stacked tensor: a row is one item and frame of y, the parts have all of its columns between them,
+/// and each tap is copied from its frame or zero.
 template <class T>
 void stack(Context& ctx, const Conv2dParts<const T>& x, const StackSizes& s, T* stacked) {
   if constexpr (with_cuda)
@@ -84,7 +92,9 @@ void finish_run(const float* sum, T* to, int64_t n, bool add) {
 }
 
 /// Elements [begin, end) of the columns of one frame of dx: the sum of the taps that read the frame, in ascending order
-/// of the frames of y. `from` is the item's part of the stacked gradient at the first of these columns.
+/// of the frames of y, which is descending order of taps. `from` is the item's part of the stacked gradient at the
+/// first of these columns. The sum is in float and rounded once. A frame collects its taps, instead of each tap being
+/// scattered to its frames, so every element has one writer.
 template <class T>
 void gather(const T* from, const StackSizes& s, int64_t frame, int64_t begin, int64_t end, T* to, bool add) {
   float sum[sum_elements];
@@ -107,6 +117,8 @@ void gather(const T* from, const StackSizes& s, int64_t frame, int64_t begin, in
   finish_run(sum, to + begin, n, add);
 }
 
+/// dx of every part that has an address, from the stacked gradient. Columns that take no part become zero, or stay with
+/// `add`.
 template <class T>
 void unstack(Context& ctx, const T* stacked, const StackSizes& s, const Conv2dParts<T>& dx,
              const std::array<bool, conv2d_max_parts>& adds) {
@@ -154,11 +166,15 @@ struct AsConv1d {
   bool stacks = false;  ///< else x itself is the input
   bool pads = false;    ///< the channels here fill 16 bytes, and `narrow` has the real ones
   Shape narrow{};       ///< of the weight
+  // The stacked tensor, and the arguments of conv1d: x is the stacked tensor, or that of conv2d under another shape.
   StackSizes stack{};
   Shape x{}, weight{}, y{};
   Conv1dGeometry geometry{};
   Shape output{};  ///< y as conv2d has it
 };
+/// The frames of all items become the batch, columns become time, and taps of time * channels become channels. Throws
+/// if shapes or geometry are invalid. stacks is false only where a frame of x already is what conv1d reads: one tap,
+/// stride 1 and no padding in time, one part, all columns.
 AsConv1d view(const char* op, Shape x, int parts, Shape weight, const Conv2dGeometry& g) {
   check_axis(op, "time", g.time);
   check_axis(op, "width", g.width);
@@ -206,8 +222,8 @@ AsConv1d view(const char* op, Shape x, int parts, Shape weight, const Conv2dGeom
 }
 
 /// On CUDA, conv1d is fast for channels that fill 16 bytes. Where the stacked channels do not and the outputs do, the
-/// channels are padded with zeros, in x and in a copy of the weight. The first layer of DAC's spectrogram discriminators
-/// is one: 2 channels in 3 frames.
+/// channels are padded with zeros, in x and in a copy of the weight. The first layer of DAC's spectrogram
+/// discriminators is one: 2 channels in 3 frames.
 template <class T>
 AsConv1d padded(const Context& ctx, AsConv1d v) {
   constexpr int64_t pack = 16 / sizeof(T);
@@ -217,7 +233,8 @@ AsConv1d padded(const Context& ctx, AsConv1d v) {
   v.stack.pitch = v.x.channels = v.weight.channels = (channels + pack - 1) / pack * pack;
   return v;
 }
-/// The rows of a weight as columns of a stacked tensor, one of padded channels each.
+/// The rows of a weight as columns of a stacked tensor, one of padded channels each. So stack() pads the weight, and
+/// unstack() takes its gradient out of the padded one.
 StackSizes weight_rows(const AsConv1d& v) {
   return {.batch = 1,
           .time = 1,
@@ -233,6 +250,7 @@ StackSizes weight_rows(const AsConv1d& v) {
 }
 Shape in_columns(Shape narrow) { return {.width = narrow.rows(), .channels = narrow.channels}; }
 
+/// Parts of equal batch, time and channels, each with a column or more. Without with_data a part may lack its address.
 template <class T>
 void expect_parts(const char* op, const char* name, const Conv2dParts<T>& x, bool with_data) {
   if (x.count < 1 || x.count > conv2d_max_parts) [[unlikely]]
@@ -259,6 +277,7 @@ Shape with_stacked(const AsConv1d& v, Shape of_conv1d) {
 }
 template <class T, class W>
 struct Pieces {
+  // In the order and with the sizes of with_stacked().
   Pieces(const AsConv1d& v, View<float> scratch) {
     float* at = scratch.data;
     if (v.stacks) stacked = {reinterpret_cast<T*>(at), v.x}, at += conv::tensor_floats<T>(v.x);
@@ -333,6 +352,7 @@ void conv2d_input_gradient(Context& ctx, const Conv2dInputGradient<T>& a) {
   if (x.batch == 0) return;
   expect_scratch(op, a.scratch, conv2d_input_gradient_scratch<T>(ctx, x, a.dx.count, a.weight.shape, a.geometry));
   if (std::none_of(a.dx.part.begin(), a.dx.part.begin() + a.dx.count, [](const auto& p) { return bool(p); })) return;
+  // With stacking, conv1d writes the stacked gradient and unstack() adds; without, conv1d writes or adds to dx itself.
   const Pieces<T, T> pieces(v, a.scratch);
   conv1d_input_gradient<T>(ctx, {.dy = {a.dy.data, v.y},
                                  .weight = weight_of(ctx, v, a.weight, pieces),
@@ -370,6 +390,8 @@ void conv2d_weight_gradient(Context& ctx, const Conv2dWeightGradient<T>& a) {
   }
   expect_scratch(op, a.scratch, conv2d_weight_gradient_scratch<T>(ctx, x, a.x.count, a.dweight.shape, a.geometry));
   const Pieces<T, float> pieces(v, a.scratch);
+  // A padded gradient is computed into scratch, complete when conv1d returns (no parts that are added later), and its
+  // real channels are then copied or added to dweight.
   conv1d_weight_gradient<T>(ctx, {.x = input(ctx, v, a.x, pieces.stacked),
                                   .dy = {a.dy.data, v.y},
                                   .dweight = v.pads ? pieces.weight : View<float>(a.dweight.data, v.weight),

@@ -41,6 +41,10 @@ __device__ __forceinline__ Place place(int64_t frames, unsigned row_blocks) {
           (blockIdx.x - row * row_blocks) * blockDim.x + threadIdx.x};
 }
 
+/// One row of the stacked tensor per row_blocks blocks, one part per blockIdx.y. A thread loads its piece, P elements
+/// of a column, from the frame of each tap, or takes zeros, and stores it behind the piece of the tap before. Loads of
+/// a block are contiguous, stores are contiguous within a column and tap. The elements behind the last tap, up to the
+/// pitch, become zeros.
 template <class T, int P>
 __global__ void __launch_bounds__(most_threads)
     conv2d_stack_kernel(Conv2dParts<const T> x, StackSizes s, T* stacked, unsigned row_blocks) {
@@ -75,7 +79,8 @@ __device__ __forceinline__ void add_piece(const T* p, float (&sum)[P]) {
   }
 }
 
-/// = or += the sum of the taps that read a frame, in ascending order of the frames of y, or zero outside of the columns.
+/// dx = or += the sum of the taps that read a frame, in ascending order of the frames of y, or zero outside of the
+/// columns. A row is a frame of dx here. A thread has one piece of it, sums in float and rounds once.
 template <class T, int P>
 __global__ void __launch_bounds__(most_threads)
     conv2d_unstack_kernel(const T* stacked, StackSizes s, Conv2dParts<T> dx, unsigned adds, unsigned row_blocks) {
@@ -93,6 +98,7 @@ __global__ void __launch_bounds__(most_threads)
   if (inside) {
     const int stride = static_cast<int>(s.stride), frames = static_cast<int>(s.frames);
     const T* const from = stacked + at.item * s.frames * s.row() + (c.to + column - c.first) * s.pitch + i * P;
+    // Taps descend, so frames of y ascend: once one is behind the last, so are the others.
     for (int k = static_cast<int>(s.taps) - 1; k >= 0; --k) {
       const int64_t first = at.frame + s.left - k * s.dilation;
       if (first < 0) continue;
@@ -113,6 +119,8 @@ __global__ void __launch_bounds__(most_threads)
   }
 }
 
+/// Whether pieces may be packs: channels and pitch fill them, and all addresses are aligned. Absent parts have address
+/// 0.
 template <class T>
 bool by_packs(const Conv2dParts<T>& x, const StackSizes& s, const void* stacked) {
   constexpr int pack = pack_size<std::remove_const_t<T>>;
@@ -120,8 +128,10 @@ bool by_packs(const Conv2dParts<T>& x, const StackSizes& s, const void* stacked)
   for (int p = 0; p < x.count; ++p) vectorized = vectorized && aligned16(x.part[static_cast<size_t>(p)].data);
   return vectorized;
 }
-/// The blocks of a launch over `rows` rows of the parts, whose pieces have `elements` elements. whole_rows: also over the
-/// columns that do not take part.
+/// The blocks of a launch over `rows` rows of the parts, whose pieces have `elements` elements. whole_rows: also over
+/// the columns that do not take part.
+/// Warps are whole, but a block has no more of them than the widest part needs; shorter parts leave threads without a
+/// piece.
 struct Blocks {
   unsigned row_blocks, threads;
   dim3 grid;
@@ -135,6 +145,7 @@ Blocks blocks_of(const char* op, const Conv2dParts<T>& x, const StackSizes& s, i
   most *= s.channels / elements;
   const int64_t warps = ceil_div<int64_t>(most, 32), threads = warps < most_threads / 32 ? warps * 32 : most_threads,
                 row_blocks = ceil_div(most, threads), limit = std::numeric_limits<int32_t>::max();
+  // Place holds rows and pieces in 32 bits, and so does the grid.
   if (most > limit || rows > limit / row_blocks || s.time + s.left > limit || s.frames > limit) [[unlikely]]
     throw_usage(op, "x is " + str(x.shape()) + ", too large for the kernels' 32-bit indices of rows");
   return {static_cast<unsigned>(row_blocks), static_cast<unsigned>(threads),
@@ -154,7 +165,8 @@ void conv2d_stack(Context& ctx, const Conv2dParts<const T>& x, const StackSizes&
 template <class T>
 void conv2d_unstack(Context& ctx, const T* stacked, const StackSizes& sizes, const Conv2dParts<T>& dx,
                     const std::array<bool, conv2d_max_parts>& add) {
-  // The kernel divides frames, which fit 32 bits, by the stride. A stride beyond that reads the same frames as this one.
+  // The kernel divides frames, which fit 32 bits, by the stride. A stride beyond that reads the same frames as this
+  // one.
   StackSizes s = sizes;
   s.stride = std::min<int64_t>(s.stride, std::numeric_limits<int32_t>::max());
   const bool vectorized = by_packs(dx, s, stacked);

@@ -5,7 +5,9 @@
 #include "runtime/host.h"
 
 // Snake and the convolution in one kernel where such a kernel exists; otherwise the two ops one after the other, with
-// the tensor between them in scratch.
+// the tensor between them in scratch. Each op here checks its arguments, tries CUDA's fused kernels (snake_conv1d.cu,
+// snake_conv1d_weights.cu) or the fused loops of the CPU (run_forward and run_input_gradient of choose.h), and falls
+// back to the two ops, on either device. The choice and its scratch come from the same function.
 namespace nacre {
 namespace cuda {
 // The fused kernels. Each returns whether its choice is fused; else it does nothing.
@@ -23,7 +25,9 @@ using conv::output;
 
 bool is_fused(const conv::SnakeChoice& c) { return c.engine == Engine::pointwise || c.engine == Engine::karatsuba; }
 
-// The fused loops of the CPU. Their scratch begins with the table of Snake's parameters.
+// The fused loops of the CPU. Scratch holds the table of Snake's parameters, in the input gradient the partial sums of
+// their gradients, and then the engine's own, as SnakeChoice lists them. dx is written by SnakeSlope, not by the
+// convolution, which gets only its shape.
 void fused_forward(Context& ctx, const conv::SnakeChoice& choice, const SnakeConv1dForward<float>& a) {
   const SnakeRows snake(a.alpha, a.beta, a.log_scale, a.scratch.data);
   const Conv1dForward<float> convolution{
@@ -49,7 +53,8 @@ void fused_input_gradient(Context& ctx, const conv::SnakeChoice& choice, const S
 
 Shape floats(int64_t n) { return {.channels = n}; }
 
-/// Scratch of the two separate ops: a tensor like x, then the scratch that the ops need.
+/// Scratch of the two separate ops: a tensor like x, then the scratch that the ops need. They run one after the other,
+/// so they share `rest`.
 template <class T>
 struct SeparateScratch {
   SeparateScratch(View<float> scratch, Shape x)
@@ -59,12 +64,14 @@ struct SeparateScratch {
   View<float> rest;
 };
 
+/// u = snake(x), into `to`.
 template <class T>
 void activate(Context& ctx, View<const T> x, View<const float> alpha, View<const float> beta, bool log_scale,
               View<T> to) {
   snake_forward<T>(ctx, {.x = x, .alpha = alpha, .beta = beta, .y = to, .log_scale = log_scale});
 }
 
+/// What the three ops have in common. The *_scratch functions check the shapes of weight, dy and geometry.
 template <class T>
 void check_parameters(const char* op, const T& a) {
   const Shape per_channel{.channels = a.x.shape.channels};
@@ -75,6 +82,8 @@ void check_parameters(const char* op, const T& a) {
 
 }  // namespace
 
+/// On the CPU the input gradient is fused only where the forward is (choose_snake_input_gradient), so its choice
+/// answers for both.
 template <class T>
 bool snake_conv1d_fuses(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
   return on_cuda(ctx) || is_fused(conv::choose_snake_input_gradient<T>(ctx, x, weight, g));
@@ -154,6 +163,7 @@ void snake_conv1d_input_gradient(Context& ctx, const SnakeConv1dInputGradient<T>
       if (const auto choice = conv::choose_snake_input_gradient<T>(ctx, a.x.shape, a.weight.shape, a.geometry);
           is_fused(choice))
         return fused_input_gradient(ctx, choice, a);
+  // g, the gradient at Snake's output, then Snake's backward pass.
   const SeparateScratch<T> pieces(a.scratch, a.x.shape);
   conv1d_input_gradient<T>(
       ctx, {.dy = a.dy, .weight = a.weight, .dx = pieces.tensor, .scratch = pieces.rest, .geometry = a.geometry});
@@ -202,6 +212,7 @@ void snake_conv1d_weight_gradient(Context& ctx, const SnakeConv1dWeightGradient<
   }
   if constexpr (with_cuda)
     if (on_cuda(ctx) && cuda::snake_conv1d_weight_gradient(ctx, a)) return;
+  // Also the only path of the CPU: u is computed again.
   const SeparateScratch<T> pieces(a.scratch, a.x.shape);
   activate(ctx, a.x, a.alpha, a.beta, a.log_scale, pieces.tensor);
   conv1d_weight_gradient<T>(ctx, {.x = pieces.tensor,
