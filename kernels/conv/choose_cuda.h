@@ -7,10 +7,7 @@
 // `scratch` does not depend on `aligned`, because it is sized before there are addresses: it has room for every engine
 // that the shape can get.
 #include "nacre/ops/conv1d.h"
-
-namespace nacre::cuda {
-struct DeviceLimits;
-}
+#include "runtime/limits.h"
 
 namespace nacre::cuda::ends {
 
@@ -169,22 +166,26 @@ struct WeightGradientChoice {
 
 // T is the storage of activations and weight. x, in the input gradient, is the shape of dx.
 template <class T>
-ProductChoice choose_forward(const Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+ProductChoice choose_forward(const DeviceLimits&, Precision, Shape x, Shape weight, const Conv1dGeometry&,
+                             bool aligned = true);
 template <class T>
-ProductChoice choose_input_gradient(const Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+ProductChoice choose_input_gradient(const DeviceLimits&, Precision, Shape x, Shape weight, const Conv1dGeometry&,
+                                    bool aligned = true);
 template <class T>
-WeightGradientChoice choose_weight_gradient(const Context&, Shape x, Shape weight, const Conv1dGeometry&,
+WeightGradientChoice choose_weight_gradient(const DeviceLimits&, Shape x, Shape weight, const Conv1dGeometry&,
                                             bool aligned = true);
 template <class T>
-ProductChoice choose_snake_forward(Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+ProductChoice choose_snake_forward(const DeviceLimits&, Precision, Shape x, Shape weight, const Conv1dGeometry&,
+                                   bool aligned = true);
 template <class T>
-ProductChoice choose_snake_input_gradient(Context&, Shape x, Shape weight, const Conv1dGeometry&, bool aligned = true);
+ProductChoice choose_snake_input_gradient(const DeviceLimits&, Precision, Shape x, Shape weight, const Conv1dGeometry&,
+                                          bool aligned = true);
 template <class T>
-WeightGradientChoice choose_snake_weight_gradient(Context&, Shape x, Shape weight, const Conv1dGeometry&,
-                                                  bool aligned = true);
+WeightGradientChoice choose_snake_weight_gradient(const DeviceLimits&, Precision, Shape x, Shape weight,
+                                                  const Conv1dGeometry&, bool aligned = true);
 
 /// Parts of the sums of x's columns, for the gradients of biases.
-int64_t column_sum_parts(const Context&, Shape x);
+int64_t column_sum_parts(const DeviceLimits&, Shape x);
 
 /// The forward's blocks if it runs on tiles, for tests. `rows`, `columns`: of a block. `gap`: rows of the halo between
 /// two items that are not computed. `input_bytes`: shared memory for Snake's parameters.
@@ -194,6 +195,42 @@ struct Tiling {
   int64_t blocks;
 };
 template <class T>
-Tiling forward_tiling(const Context&, Shape x, Shape weight, const Conv1dGeometry&, int input_bytes = 0);
+Tiling forward_tiling(const DeviceLimits&, Precision, Shape x, Shape weight, const Conv1dGeometry&,
+                      int input_bytes = 0);
+
+// The same on a context's device, in its precision.
+template <class T>
+ProductChoice choose_forward(const Context& c, Shape x, Shape weight, const Conv1dGeometry& g, bool aligned = true) {
+  return choose_forward<T>(limits(c), c.precision(), x, weight, g, aligned);
+}
+template <class T>
+ProductChoice choose_input_gradient(const Context& c, Shape x, Shape weight, const Conv1dGeometry& g,
+                                    bool aligned = true) {
+  return choose_input_gradient<T>(limits(c), c.precision(), x, weight, g, aligned);
+}
+template <class T>
+WeightGradientChoice choose_weight_gradient(const Context& c, Shape x, Shape weight, const Conv1dGeometry& g,
+                                            bool aligned = true) {
+  return choose_weight_gradient<T>(limits(c), x, weight, g, aligned);
+}
+template <class T>
+ProductChoice choose_snake_forward(const Context& c, Shape x, Shape weight, const Conv1dGeometry& g,
+                                   bool aligned = true) {
+  return choose_snake_forward<T>(limits(c), c.precision(), x, weight, g, aligned);
+}
+template <class T>
+ProductChoice choose_snake_input_gradient(const Context& c, Shape x, Shape weight, const Conv1dGeometry& g,
+                                          bool aligned = true) {
+  return choose_snake_input_gradient<T>(limits(c), c.precision(), x, weight, g, aligned);
+}
+template <class T>
+WeightGradientChoice choose_snake_weight_gradient(const Context& c, Shape x, Shape weight, const Conv1dGeometry& g,
+                                                  bool aligned = true) {
+  return choose_snake_weight_gradient<T>(limits(c), c.precision(), x, weight, g, aligned);
+}
+template <class T>
+Tiling forward_tiling(const Context& c, Shape x, Shape weight, const Conv1dGeometry& g, int input_bytes = 0) {
+  return forward_tiling<T>(limits(c), c.precision(), x, weight, g, input_bytes);
+}
 
 }  // namespace nacre::cuda::conv

@@ -189,7 +189,7 @@ Shape scratch_shape(int64_t floats) { return floats == 0 ? Shape{0, 0, 0, 0} : S
 
 template <int P, class T>
 void column_sums(Context& ctx, View<const T> x, float* partial) {
-  const ColumnSumPlan c = column_sum_plan<P>(x.shape, conv::column_sum_parts(ctx, x.shape));
+  const ColumnSumPlan c = column_sum_plan<P>(x.shape, conv::column_sum_parts(limits(ctx), x.shape));
   launch(ctx,
          {.name = P == 1 ? "conv1d_column_sums" : "conv1d_column_sums_packs",
           .grid = {blocks_for(c.channels, int64_t{c.threads_across} * P), static_cast<unsigned>(c.parts), 1},
@@ -204,7 +204,7 @@ void add_column_sums(Context& ctx, View<const T> x, float* to, float* partial, b
     column_sums<pack_size<T>>(ctx, x, partial);
   else
     column_sums<1>(ctx, x, partial);
-  add_parts(ctx, partial, conv::column_sum_parts(ctx, x.shape), x.shape.channels, to, true, later);
+  add_parts(ctx, partial, conv::column_sum_parts(limits(ctx), x.shape), x.shape.channels, to, true, later);
 }
 
 template void add_column_sums<float>(Context&, View<const float>, float*, float*, bool);

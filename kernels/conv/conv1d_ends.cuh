@@ -12,22 +12,12 @@
 // forward, 38 in the input gradient and 23 in the weight gradient. That is 0.8, 2.1, 1.4 and 1.7 times the issue slots
 // available while the element's bytes are transferred.
 #include "conv/choose_cuda.h"
+#include "conv/conv1d_sizes.h"
 #include "nacre/ops/snake_conv1d.h"
 #include "pointwise/snake.cuh"
 #include "runtime/device.cuh"
 
 namespace nacre::cuda::ends {
-
-inline constexpr int threads = 128, taps = 7, halo = taps - 1;
-inline constexpr int max_strips = 32;
-// Rows of a strip: a multiple of the window, whose positions are unrolled, and odd, so that the strips of a warp begin
-// in different banks. The products have short strips; the weight gradient has long ones, so that fewer blocks leave
-// partial sums.
-inline constexpr int short_strip = 3 * taps, long_strip = 5 * taps;
-
-/// Floats of a block's partial sums: the taps and the sum of the wide side per channel, and the sum of the narrow side.
-inline constexpr int slots = taps + 1;
-inline int64_t partial_size(int64_t channels) { return slots * channels + 1; }
 
 // Conv1d, and Snake followed by the last layer's conv1d, divided as choose_cuda.h says.
 template <class T>

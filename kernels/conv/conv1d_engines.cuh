@@ -4,20 +4,10 @@
 // dimension k.
 //
 // GEMM notation: the left operand a is m x k, the right operand b is n x k, the result is m x n.
+#include "conv/conv1d_sizes.h"
 #include "runtime/device.cuh"
 
 namespace nacre::cuda::tile {
-
-inline constexpr int step_bytes = 128;  // bytes of k per step
-inline constexpr int stages = 3;        // buffers for tiles of weights: one in use, the others being filled
-// Bytes from row to row of a K-major tile: 9 times 16 bytes, so that eight rows begin in different banks.
-inline constexpr int pitch = step_bytes + 16;
-inline constexpr int packs_per_step = step_bytes / 16;
-
-enum class Product : uint8_t { fma, tf32, bf16 };
-/// Which dimension of an operand's tile is contiguous in shared memory: the reduced one (K-major: x, and the weights of
-/// the forward), or m or n (MN-major).
-enum class Major : uint8_t { k, mn };
 
 __device__ __forceinline__ float4 load4(const unsigned char* p) { return *reinterpret_cast<const float4*>(p); }
 __device__ __forceinline__ float2 load2(const unsigned char* p) { return *reinterpret_cast<const float2*>(p); }
@@ -247,24 +237,6 @@ template <int N>
 struct EngineOf<Product::bf16, N> {
   using type = MmaEngine<bf16, N>;
 };
-/// What a product multiplies.
-template <Product P>
-using Element = typename EngineOf<P>::type::T;
-/// Columns per warp: on tensor cores 64, or 48 for 96 columns, where the block still has enough warps; else 32.
-constexpr int warp_columns(Product p, int rows, int columns) {
-  if (p == Product::fma || rows < 128) return 32;
-  return columns % 128 == 0 ? 64 : columns == 96 ? 48 : 32;
-}
-constexpr int block_threads(Product p, int rows, int columns) {
-  return rows / 64 * (columns / warp_columns(p, rows, columns)) * 32;
-}
-/// Blocks per multiprocessor, for the launch bounds: as many as shared memory holds and as registers allow at 128 to
-/// 250 registers per thread.
-constexpr int blocks_at_once(Product p, int rows, int columns) {
-  const int threads = block_threads(p, rows, columns);
-  if (warp_columns(p, rows, columns) > 32) return threads > 128 ? 1 : 2;
-  return threads > 256 ? 1 : (threads > 128 ? 2 : 3);
-}
 
 /// A string literal as a template argument.
 template <size_t size>

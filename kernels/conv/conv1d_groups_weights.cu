@@ -1,7 +1,7 @@
 #include "conv/conv1d_cuda.h"
 #include "conv/conv1d_groups.cuh"
 
-// The weight gradient of several groups (conv1d_groups.cuh, choose_groups.cu): dweight[o, k, i] = sum over rows of
+// The weight gradient of several groups (conv1d_groups.cuh, choose_groups.cpp): dweight[o, k, i] = sum over rows of
 // dy[t, o] x[t stride + k dilation - left, i], and dbias. A block has one slab of groups, one part of the tiles of
 // rows, and `share` of the slab's items of work. For each tile it copies the slab's channels of x and dy to shared
 // memory:

@@ -14,7 +14,7 @@
 //                           holds s samples, which is the layout of the upsampled signal in memory
 //
 // The items of a batch are stacked, so a tile may span several items. In shared memory each item's rows of x are
-// followed by its halo. In the numbering of the result's rows there are two choices (lay_items in choose.cu): either
+// followed by its halo. In the numbering of the result's rows there are two choices (lay_items in choose_cuda.cpp): either
 // each item includes its halo, whose rows are computed and dropped, or the halo is a gap that only x's tile has. The
 // gap is used
 //   - where every item consists of whole groups of 64 rows, so that the rows of a warp belong to one item. Then batches
@@ -33,11 +33,6 @@
 
 namespace nacre::cuda::tile {
 
-/// The element where a row of the result begins, and the range of its columns that are stored.
-struct alignas(16) OutputRow {
-  int64_t base;
-  int begin, end;
-};
 __device__ __forceinline__ int clamp_to(int64_t v, int most) {
   return v < 0 ? 0 : (v < most ? static_cast<int>(v) : most);
 }
@@ -131,42 +126,12 @@ struct PlainOutput {
 // ---- the kernel of the forward and the input gradient
 
 template <int BM, int BN, Product P, Major B>
-struct Layout {
+struct Layout : LayoutSizes<BM, BN, P, B> {
   using Engine = typename EngineOf<P, warp_columns(P, BM, BN)>::type;
-  using T = typename Engine::T;
-  static constexpr int threads = block_threads(P, BM, BN);
   static constexpr int warps_per_row = BN / warp_columns(P, BM, BN);
   /// The first row and column of a warp's part of the result.
   static __device__ __forceinline__ int warp_row(int warp) { return warp / warps_per_row * 64; }
   static __device__ __forceinline__ int warp_column(int warp) { return warp % warps_per_row * warp_columns(P, BM, BN); }
-  /// The weights' tile: BN rows of 128 bytes (K-major), or `depth` rows of BN elements (MN-major). The bytes added to a
-  /// pitch keep rows that are read together in different banks.
-  static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
-  static constexpr int w_pitch = B == Major::k ? pitch : BN * static_cast<int>(sizeof(T)) + (sizeof(T) == 4 ? 32 : 16);
-  static constexpr int w_rows = B == Major::k ? BN : depth;
-  static constexpr int w_bytes = w_pitch * w_rows;
-  static constexpr int out_stride = BN + 4;  // floats
-  static __host__ __device__ int a_rows(const Shifted& s) {
-    // Items begin at multiples of 64 rows, or at any row. `gaps`: the most that lie within a tile of BM rows.
-    const int64_t item_alignment = s.virtual_rows % 64 == 0 ? 64 : 1;
-    const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(BM - item_alignment, s.virtual_rows);
-    return BM + (s.taps - 1) * s.tap_rows + static_cast<int>(gaps) * s.gap;
-  }
-  /// Buffers for x's tiles: as many chunks as `stages` consecutive steps can belong to. With three or more taps these
-  /// are two: the tile being multiplied, and the next one, whose fetch starts as soon as its buffer is free.
-  static __host__ __device__ int a_tiles(const Shifted& s) {
-    const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;
-    return tiles < chunks ? tiles : chunks;
-  }
-  /// Bytes of the table of sample offsets (sample_offset), one int64_t per sample of x's tile.
-  static __host__ __device__ int table_bytes(const Shifted& s) { return ceil_div(a_rows(s) * s.samples, 2) * 16; }
-  /// After the products the tiles' memory is reused for the result and its OutputRows.
-  static constexpr int out_bytes = BM * out_stride * 4;
-  static size_t shared_bytes(const Shifted& s) {
-    const size_t loop = static_cast<size_t>(a_tiles(s)) * a_rows(s) * pitch + stages * w_bytes,
-                 out = out_bytes + BM * sizeof(OutputRow);
-    return s.input_bytes + table_bytes(s) + (loop > out ? loop : out);
-  }
 };
 
 /// The block's shared memory, in the order of Layout::shared_bytes:

@@ -17,40 +17,6 @@
 
 namespace nacre::cuda::tile {
 
-inline constexpr int taps_rows = 64, taps_channels = 32, taps_outputs = 64, most_taps = 7, longest_halo = taps_rows;
-inline constexpr int taps_blocks_at_once = 2;  // per multiprocessor, if its shared memory holds them
-
-/// Shared memory, in this order, with sizes for halo h = (taps - 1) dilation:
-///
-///   dy       T       [stages][64][64 outputs]        as copied, rounded in place for tf32
-///   x        T       [stages][64][32 channels]       as copied
-///   tiles    T       [2][h + 64][32 channels]        transformed; rows 0 to h - 1 are the end of the other tile
-///   table    int64   [2][dy, x][64]                  offsets of rows (RowLocator)
-///
-/// and after the products, in the same place, a result of 64 x 32 floats per warp. `spare` bytes are added to the rows
-/// of dy and tiles, so that what the tensor cores read together lies in different banks (as in WeightLayout); rows of x
-/// are only read by the threads that copied them. Float has two stages, so that the block fits the 99 KiB that every
-/// device has.
-template <class T>
-struct TapsLayout {
-  static constexpr int stages = sizeof(T) == 4 ? 2 : 3;
-  static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
-  static constexpr int dy_pitch = taps_outputs * static_cast<int>(sizeof(T)) + spare, dy_bytes = taps_rows * dy_pitch;
-  static constexpr int x_row = taps_channels * static_cast<int>(sizeof(T)), x_pitch = x_row + spare;
-  static constexpr int x_bytes = taps_rows * x_row;  // as copied, before the transform
-  static constexpr int out_stride = taps_channels + 4, out_bytes = 64 * out_stride * 4;  // per warp
-  static __host__ __device__ int halo(const Taps& s) { return (s.taps - 1) * s.dilation; }
-  static __host__ __device__ int tile_bytes(const Taps& s) { return (taps_rows + halo(s)) * x_pitch; }
-  static int threads(const Taps& s) { return 32 * s.taps; }
-  static constexpr int table_bytes = 2 * 2 * taps_rows * static_cast<int>(sizeof(int64_t));
-  static size_t shared_bytes(const Taps& s) {
-    const int loop = stages * (dy_bytes + x_bytes) + 2 * tile_bytes(s) + table_bytes, out = threads(s) / 32 * out_bytes;
-    return static_cast<size_t>(loop > out ? loop : out);
-  }
-  static_assert(stages * (dy_bytes + x_bytes) + 2 * (taps_rows + longest_halo) * x_pitch + table_bytes <=
-                int{least_shared_per_block});
-};
-
 /// The block's shared memory, in the order of TapsLayout::shared_bytes.
 template <class T>
 struct TapsMemory {

@@ -13,21 +13,8 @@ namespace nacre::cuda::tile {
 /// or eight rows of 16 bytes (4 words more). After the products the same memory holds the result, [BM][out_stride]
 /// floats, and behind it the sums for a bias, pack_size floats per thread.
 template <int BM, int BN, Product P>
-struct WeightLayout {
+struct WeightLayout : WeightLayoutSizes<BM, BN, P> {
   using Engine = typename EngineOf<P, warp_columns(P, BM, BN)>::type;
-  using T = typename Engine::T;
-  static constexpr int threads = block_threads(P, BM, BN);
-  static constexpr int depth = step_bytes / static_cast<int>(sizeof(T));
-  static constexpr int a_packs = BM / pack_size<T>, b_packs = BN / pack_size<T>;  // in a row of a tile
-  static constexpr int spare = sizeof(T) == 4 ? 32 : 16;
-  static constexpr int a_pitch = BM * static_cast<int>(sizeof(T)) + spare,
-                       b_pitch = BN * static_cast<int>(sizeof(T)) + spare;
-  static constexpr int a_bytes = depth * a_pitch, b_bytes = depth * b_pitch;
-  static constexpr int out_stride = BN + 4;
-  static constexpr int out_bytes = 4 * (BM * out_stride + threads * pack_size<T>);  // the result, sums for a bias
-  static constexpr size_t shared_bytes = stages * (a_bytes + b_bytes);
-  static_assert(out_bytes <= shared_bytes);
-  static_assert(threads / a_packs % 4 == 0 && threads / b_packs % 4 == 0);  // WeightBias::store
 };
 
 /// Copies dy's tiles: `depth` rows of BM outputs.
@@ -251,7 +238,7 @@ __device__ __forceinline__ void store_weights(const Windows& s, const float* res
 /// of the block's tile; warps are numbered along the weights first. `to` is dweight itself if there is one part (+=
 /// with s.add), else partial sums [parts][out][weights]. For Input see PlainInput in conv1d_tile.cuh; it is called with
 /// channels of x. bias.of_x: not with an active input. The samples of x are then those of the taps [left, left +
-/// stride), which hold each of them exactly once (divide_biases in choose.cu).
+/// stride), which hold each of them exactly once (divide_biases in choose_cuda.cpp).
 template <int BM, int BN, Product P, class Input>
 __global__ void __launch_bounds__(block_threads(P, BM, BN), blocks_at_once(P, BM, BN))
     weight_product_kernel(Windows s, const typename EngineOf<P>::type::T* dy, const typename EngineOf<P>::type::T* x,

@@ -8,16 +8,14 @@ namespace nacre::cuda::tile {
 /// x + sin^2(a x) / b for the packs of x's tiles, in place (see PlainInput for what a policy is). It maps 0 to 0, so
 /// padding may be activated like any other sample. The forward keeps one Parameters for each channel of x in shared
 /// memory and reads a pack's as a Column, which is aligned for accesses of 16 bytes: 8 bytes per channel, which are the
-/// input_bytes of choose.cu. The weight gradients keep the Column of their fixed channels in registers.
+/// input_bytes of choose_cuda.cpp. The weight gradients keep the Column of their fixed channels in registers.
 template <class T>
 struct SnakeInput {
   static constexpr bool active = true;
   // [channels]; beta may be null, which is plain Snake (snake_channel).
   const float *alpha, *beta;
   bool log_scale;
-  struct Parameters {
-    float frequency, gain;  // a / pi and 1 / (b + eps)
-  };
+  using Parameters = SnakeFactors;
   struct alignas(16) Column {
     Parameters of[pack_size<T>];
   };

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "pointwise/snake.cuh"
+#include "pointwise/snake_tiling.h"
 #include "runtime/gradient_sums.h"
 
 // Snake and its gradient on the device (formulas and contract: nacre/ops/snake.h; twin: snake.cpp; the second stage of
@@ -13,41 +14,7 @@
 namespace nacre::cuda {
 namespace {
 
-constexpr int threads = 256;
-// Rows per thread. Parameters cost about 30 instructions per channel, so a thread takes as many rows as leave two
-// blocks to each multiprocessor. The order of sums therefore depends on shape and device.
-constexpr int64_t max_rows = 32;
-constexpr int64_t min_rows_forward = 4;   // one batch: enough loads in flight
-constexpr int64_t min_rows_backward = 8;  // with fewer, partial sums are as many bytes as the data
-
-/// How a [rows, channels] matrix is divided among blocks. A block has `columns` threads along the channels, P channels
-/// each, and handles `rows_at_once` of its `block_rows` rows at once. grid.x runs over rows, grid.y over columns.
-struct Tiling {
-  int64_t rows, channels, block_rows;
-  int columns, rows_at_once;
-  unsigned row_blocks, column_blocks;
-};
-Tiling tiling(const Context& ctx, Shape s, int pack, int64_t min_rows) {
-  const int64_t min_blocks = two_blocks_each(limits(ctx));
-  Tiling t{s.rows(), s.channels, 0, 0, 0, 0, 0};
-  const int64_t columns = s.channels / pack;
-  // A warp covers adjacent packs of a row, or of several rows if they are narrow, so accesses are coalesced. Threads
-  // beyond rows_at_once x columns are idle.
-  t.columns = static_cast<int>(columns < threads ? columns : threads);
-  t.rows_at_once = threads / t.columns;
-  t.column_blocks = blocks_for(columns, t.columns);
-  // Fewer rows per thread until there are enough blocks.
-  int64_t rows = max_rows;
-  while (rows > min_rows && ceil_div(t.rows, t.rows_at_once * rows) * t.column_blocks < min_blocks) rows /= 2;
-  t.block_rows = t.rows_at_once * rows;
-  t.row_blocks = blocks_for(t.rows, t.block_rows);
-  return t;
-}
-/// Elements per access that the channels allow. Addresses may reduce it to 1; the scratch has room for either.
-template <class T>
-int pack_width(Shape s) {
-  return s.channels % pack_size<T> == 0 ? pack_size<T> : 1;
-}
+constexpr int threads = snake_threads;
 
 /// Work of one thread: P channels from `channel` on, in rows from `row` to `end`, `rows_at_once` apart. Threads beyond
 /// the last row or column of the block are not active.
@@ -56,7 +23,7 @@ struct ThreadWork {
   bool active;
 };
 template <int P>
-__device__ __forceinline__ ThreadWork thread_work(const Tiling& t) {
+__device__ __forceinline__ ThreadWork thread_work(const SnakeTiling& t) {
   const int column = static_cast<int>(threadIdx.x) % t.columns, row = static_cast<int>(threadIdx.x) / t.columns;
   const int64_t first = int64_t{blockIdx.x} * t.block_rows, end = first + t.block_rows;
   const int64_t channel = (int64_t{blockIdx.y} * t.columns + column) * P;
@@ -82,7 +49,7 @@ __device__ __forceinline__ void forward_rows(const T* x, T* y, int64_t step, con
 
 /// y of the rows of a block, four rows per thread at a time. No barrier follows, so inactive threads leave.
 template <class T, int P>
-__global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, Tiling t) {
+__global__ void __launch_bounds__(threads) snake_forward_kernel(SnakeForward<T> f, SnakeTiling t) {
   const ThreadWork work = thread_work<P>(t);
   if (work.row >= work.end) return;
   float frequency[P], gain[P];
@@ -138,7 +105,7 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
 /// barrier one thread per channel adds those of the block's rows_at_once threads. Inactive threads stay, because of the
 /// barrier. A thread of the block without rows writes zeros.
 template <class T, int P, bool add>
-__global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, Tiling t, float* partial) {
+__global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, SnakeTiling t, float* partial) {
   // Sums of all threads: [sum_a, sum_b][rows_at_once][width]. Neighbours have neighbouring channels, so accesses to
   // data are coalesced; sums of a channel are added over the block's rows in a fixed order.
   NACRE_SHARED(float, sums, 2 * threads * P);
@@ -190,7 +157,7 @@ __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T
 /// Both stages. With g.parts the partial sums wait for finish_gradient_sums(); else they are added at once.
 template <class T, int P>
 void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
-  const Tiling t = tiling(ctx, g.x.shape, P, min_rows_backward);
+  const SnakeTiling t = snake_tiling(limits(ctx), g.x.shape, P, snake_min_rows_backward);
   const Launch config{.name = P == 1 ? "snake_backward" : "snake_backward_packs",
                       .grid = {t.row_blocks, t.column_blocks, 1},
                       .block = threads};
@@ -208,18 +175,14 @@ void backward(Context& ctx, const SnakeBackward<T>& g, bool sums) {
 
 Shape snake_backward_scratch(const Context& ctx, Shape x) {
   if (x.elements() == 0) return {.channels = 0};
-  // Enough for every type and alignment, since each has its own tiling.
-  unsigned row_blocks = 0;
-  for (const int pack : {1, pack_width<float>(x), pack_width<bf16>(x)})
-    row_blocks = std::max(row_blocks, tiling(ctx, x, pack, min_rows_backward).row_blocks);
-  return {.batch = row_blocks, .width = 2, .channels = x.channels};
+  return {.batch = most_snake_parts(limits(ctx), x), .width = 2, .channels = x.channels};
 }
 
 template <class T>
 void snake_forward(Context& ctx, const SnakeForward<T>& f) {
   if (f.x.elements() == 0) return;
-  const bool vectorized = pack_width<T>(f.x.shape) > 1 && aligned16(f.x.data) && aligned16(f.y.data);
-  const Tiling t = tiling(ctx, f.x.shape, vectorized ? pack_size<T> : 1, min_rows_forward);
+  const bool vectorized = snake_pack<T>(f.x.shape) > 1 && aligned16(f.x.data) && aligned16(f.y.data);
+  const SnakeTiling t = snake_tiling(limits(ctx), f.x.shape, vectorized ? pack_size<T> : 1, snake_min_rows_forward);
   const dim3 grid(t.row_blocks, t.column_blocks, 1);
   if (vectorized)
     launch(ctx, {.name = "snake_forward_packs", .grid = grid, .block = threads}, snake_forward_kernel<T, pack_size<T>>,
@@ -233,7 +196,7 @@ void snake_backward(Context& ctx, const SnakeBackward<T>& g) {
   const bool sums = g.dalpha || g.dbeta;
   if (g.x.elements() == 0 || (!g.dx && !sums)) return;
   const bool vectorized =
-      pack_width<T>(g.x.shape) > 1 && aligned16(g.x.data) && aligned16(g.dy.data) && aligned16(g.dx.data);
+      snake_pack<T>(g.x.shape) > 1 && aligned16(g.x.data) && aligned16(g.dy.data) && aligned16(g.dx.data);
   if (vectorized)
     backward<T, pack_size<T>>(ctx, g, sums);
   else

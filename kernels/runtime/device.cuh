@@ -112,16 +112,7 @@ inline constexpr uint32_t full_warp = 0xffffffffu;
 /// The offset in bytes that stands for "no source" in tables for cp_async_or_zeros: negative, and a multiple of 16.
 inline constexpr int64_t zeros_here = -16;
 
-template <class T>
-__host__ __device__ constexpr T ceil_div(T a, T b) {
-  return (a + b - 1) / b;
-}
-
 // ---- 16-byte packs
-
-/// Elements of T in 16 bytes: 4 floats, 8 bf16.
-template <class T>
-inline constexpr int pack_size = 16 / static_cast<int>(sizeof(T));
 
 /// The elements of 16 bytes of T, as floats.
 template <class T>
@@ -234,27 +225,6 @@ __device__ __forceinline__ T block_sum(T v, T* buffer) {
 
 // ---- grids
 
-/// Shared memory per block, in bytes, that every device from compute capability 8.0 on has. A kernel that needs no
-/// more, static and dynamic together, runs on all of them. One that may need more is chosen by
-/// DeviceLimits::shared_per_block.
-inline constexpr size_t least_shared_per_block = 99 << 10;
-
-/// Two blocks per multiprocessor, so that one computes while the other waits for memory. The least number of blocks for
-/// work that is cheaper in few large blocks.
-inline int64_t two_blocks_each(const DeviceLimits& d) { return int64_t{2} * d.multiprocessors; }
-/// How many blocks with this much shared memory (static and dynamic) a multiprocessor holds at once, clamped to
-/// [1, most_blocks], the number that the kernel's launch bounds leave registers for.
-inline int blocks_that_share(const DeviceLimits& d, size_t shared_bytes, int most_blocks) {
-  const size_t reserved = 1 << 10;  // by the driver, per block
-  const auto blocks = static_cast<int>(d.shared_per_multiprocessor / (shared_bytes + reserved));
-  return std::clamp(blocks, 1, most_blocks);
-}
-
-/// ceil(n / each) blocks, at most `most`; kernels then loop over the grid.
-inline unsigned blocks_for(int64_t n, int64_t each, int64_t most = 0x7fffffff) {
-  const int64_t blocks = (n + each - 1) / each;
-  return static_cast<unsigned>(blocks < most ? blocks : most);
-}
 /// The first element of this thread in a grid-stride loop, and the stride.
 __device__ __forceinline__ int64_t grid_thread() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ int64_t grid_threads() { return int64_t{gridDim.x} * blockDim.x; }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "nacre/context.h"
+#include "runtime/limits.h"
 
 #if defined(NACRE_EMULATED)
 #include "runtime/emulated/cuda_runtime.h"
@@ -35,17 +36,6 @@ struct Launch {
 struct KernelCall {
   const void* function;
   void** arguments;  ///< one pointer per parameter
-};
-
-/// The limits of a device. Tiles, parts of sums and grids are chosen by them; no kernel file contains the numbers of a
-/// particular device.
-struct DeviceLimits {
-  int major = 0, minor = 0;  ///< compute capability
-  int multiprocessors = 0;
-  size_t shared_per_block = 0;           ///< bytes, static and dynamic together, with the opt-in attribute
-  size_t shared_per_multiprocessor = 0;  ///< bytes; each block takes 1 KiB more than it requested
-  int registers_per_block = 0;           ///< of 32 bits; equal to those of a multiprocessor
-  int threads_per_multiprocessor = 0;
 };
 
 /// One device with one stream. Members may be called from any thread and exclude each other. They make the device the
@@ -163,8 +153,6 @@ class Fft {
 };
 
 Runtime& runtime(Context&);
-/// The limits of a CUDA context's device.
-const DeviceLimits& limits(const Context&);
 
 /// The only way a kernel is launched:
 ///   launch(ctx, {.name = "snake_forward", .grid = blocks, .block = 256}, snake_forward_kernel<T>, a, rows);

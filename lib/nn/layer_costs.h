@@ -3,21 +3,16 @@
 #include <algorithm>
 
 #include "nacre/nn/plan.h"
-#include "nn/gradient_parts.h"
+#include "nacre/ops/cuda_parts.h"
 
 namespace nacre {
 
 inline constexpr double float_bytes = sizeof(float);
 
-/// Whether products of T in this context run on tensor cores on CUDA.
-template <class T>
-bool on_tensor_cores(const Context& c) {
-  return sizeof(T) == 2 || c.precision() == Precision::tf32;
-}
 /// Bytes of the parts that Snake's own kernel leaves: two sums per channel each.
 template <class T>
 double snake_part_bytes(Shape x) {
-  return 2 * float_bytes * static_cast<double>(snake_parts(x, 16 / sizeof(T)) * x.channels);
+  return 2 * float_bytes * static_cast<double>(snake_parts<T>(x) * x.channels);
 }
 /// The sums of its gradients: of the parts, with the parameters and their gradients, which are read and written.
 /// `parameters`: vectors of one value per channel, 1 or 2.
@@ -33,31 +28,35 @@ Costs snake_costs(Shape x, int parameters) {
           .input_gradient = {.floats = 60 * n, .bytes = 3 * bytes + parts, .launches = 1},
           .sums = snake_sums(parts, x, parameters)};
 }
-/// Snake in front of a convolution, which is inside of the convolution's kernels if these are tiles: the input gradient
-/// reads x and leaves two parts per channel and row of tiles. Where tensor cores would apply it too often
-/// (fusion_is_faster() in kernels/conv/choose.cu), and with other kernels, it is a kernel of its own: the convolution's
-/// input gradient is then stored and read once more.
+/// Rows of the tiles of an input gradient that fill 132 multiprocessors, of `columns` columns. It is close to
+/// choose_blocks() in kernels/conv/choose_cuda.cpp, which also looks at shared memory and at single taps.
+inline int64_t tile_rows(int64_t rows, int64_t columns) {
+  int64_t best = 128;
+  for (const int64_t width : {96, 64, 32})
+    if ((columns + width - 1) / width * (width + 32) < (columns + best - 1) / best * (best + 32)) best = width;
+  const auto busy = [&](int64_t high) { return (rows + high - 1) / high * ((columns + best - 1) / best) >= 132; };
+  if (best != 96 && busy(256)) return 256;
+  return best >= 96 && busy(128) ? 128 : 64;
+}
+/// Snake in front of a convolution. Where it is inside of the convolution's kernels, the input gradient reads x and
+/// leaves the parts of two sums per channel. Elsewhere it is a kernel of its own: the convolution's input gradient is
+/// then stored and read once more.
 template <class T>
-Costs snake_costs_inside(Shape x, Shape y, Shape weight, const Conv1dGeometry& g, int parameters, bool tensor_cores) {
+Costs snake_costs_inside(Shape x, Shape weight, const Conv1dGeometry& g, int parameters, Precision precision) {
   const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
-  const ConvEngine engine = engine_of<T>(x, weight, g);
-  const bool inside = engine == ConvEngine::ends || engine == ConvEngine::tiles;
+  const SnakeConv1dParts inside = snake_conv1d_parts<T>(precision, x, weight, g);
   const int64_t rows = x.rows() / g.stride, high = tile_rows(rows, g.stride * x.channels);
-  const double parts = engine == ConvEngine::tiles
+  const double parts = inside.parts > 0
                            ? 2 * float_bytes * static_cast<double>((rows + high - 1) / high * g.stride * x.channels)
-                       : inside ? 0
-                                : snake_part_bytes<T>(x);
+                       : inside.in_input_gradient ? 0
+                                                  : snake_part_bytes<T>(x);
+  const Work alone{.bytes = 2 * bytes, .launches = 1};
   Costs c{.forward = {.floats = 20 * n},
-          .input_gradient = {.floats = 60 * n, .bytes = (inside ? 1 : 3) * bytes + parts, .launches = inside ? 0. : 1.},
+          .input_gradient = {.floats = 60 * n, .bytes = bytes + parts},
           .sums = snake_sums(parts, x, parameters)};
-  if (!inside) c.weight_gradient.bytes += 2 * bytes, c.weight_gradient.launches += 1;
-  if (!inside) c.forward.bytes += 2 * bytes, c.forward.launches += 1;
-  if (!tensor_cores || engine != ConvEngine::tiles) return c;
-  const int64_t taps = (weight.time + g.stride - 1) / g.stride;
-  const bool windows = g.stride > 1 || weight.time == 1 || weight.time > 7 || (weight.time - 1) * g.dilation > 64;
-  if (y.channels > 256 && taps < 3) c.forward.bytes += 2 * bytes, c.forward.launches += 1;
-  if (windows && taps * ((y.channels + 127) / 128) > 2)
-    c.weight_gradient.bytes += 2 * bytes, c.weight_gradient.launches += 1;
+  if (!inside.in_forward) c.forward += alone;
+  if (!inside.in_input_gradient) c.input_gradient += alone;
+  if (!inside.in_weight_gradient) c.weight_gradient += alone;
   return c;
 }
 /// An activation that is differentiated from its output.
@@ -80,8 +79,8 @@ Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeom
   const double tensors = bytes(wide) + bytes(narrow), all = tensors + bytes(weight);
   // With reflected padding the plain kernel computes the ends of dx: little beside the weight, which it reads, too, and
   // the rows of dy that these ends feed. If there is nothing between the ends, it computes all.
-  const bool two = g.padding == Padding::reflect && !transposed && engine_of<T>(wide, weight, g) != ConvEngine::plain &&
-                   g.left + g.right + 2 < wide.time;
+  const Conv1dParts parts = conv1d_parts<T>(wide, weight, g);
+  const bool two = parts.ends_apart && !transposed;
   const int64_t fed = std::min(narrow.time, 2 * g.left / g.stride + 2 * g.right / g.stride + 2);
   const double ends = two ? bytes(weight) + bytes({narrow.batch, fed, 1, narrow.channels}) : 0;
   Costs c{.forward = {.products = products, .bytes = all + outputs + (residual ? bytes(result) : 0), .launches = 1},
@@ -89,23 +88,22 @@ Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeom
           .weight_gradient = {.products = products, .bytes = tensors, .launches = 1}};
   // A weight gradient is float. A single part of it is written in place, unless the plain kernel leaves it. Parts of the
   // bias gradient are always added, unless it is a single one of several groups.
-  const ConvEngine engine = engine_of<T>(wide, weight, g);
-  const GradientParts parts = gradient_parts<T>(wide, weight, narrow, g);
-  const auto of_weight = float_bytes * weights * static_cast<double>(parts.weight),
-             of_bias = outputs * static_cast<double>(transposed ? parts.bias_of_wide : parts.bias);
+  const auto of_weight = float_bytes * weights * static_cast<double>(parts.weight_parts),
+             of_bias = outputs * static_cast<double>(transposed ? parts.bias_of_x_parts : parts.bias_parts);
   c.weight_gradient.bytes += of_weight + of_bias;
-  if (engine == ConvEngine::ends) {
+  if (parts.weight_gradient == Conv1dKernels::ends) {
     c.weight_gradient.launches = 2;
     return c;
   }
-  if (transposed ? parts.wide_bias_apart : parts.bias_apart)
+  if (transposed ? parts.bias_of_x_apart : parts.bias_apart)
     c.weight_gradient.bytes += bytes(result), c.weight_gradient.launches += 1;
-  const bool in_place = engine == ConvEngine::groups && parts.weight == 1;
+  const bool in_place = parts.weight_gradient == Conv1dKernels::groups && parts.weight_parts == 1;
   if (in_place && !transposed)
     c.weight_gradient.bytes += outputs;
   else
     c.sums = {.bytes = of_bias + 2 * outputs, .launches = 1};
-  if (parts.weight > 1 || parts.bias_apart) c.sums.bytes += of_weight + float_bytes * weights, c.sums.launches += 1;
+  if (parts.weight_parts > 1 || parts.bias_apart)
+    c.sums.bytes += of_weight + float_bytes * weights, c.sums.launches += 1;
   return c;
 }
 /// Forward: two sums, then one product and one sum. Backward: two sums per channel, then two products; it reads x and

@@ -371,7 +371,7 @@ Flow plan_fused(Plan& p, const Activation& activation, const Conv1d& conv, Flow 
   const WeightGrad dweight = s.gradient(*weight);
   const View<float> dbias = s.gradient(*bias), dalpha = s.gradient(*alpha), dbeta = gradient_of(s, beta);
   Costs costs = convolution_costs<T>(x.shape, y, shape, geometry, false, static_cast<bool>(residual));
-  costs += snake_costs_inside<T>(x.shape, y, shape, geometry, log_scale ? 2 : 1, on_tensor_cores<T>(context));
+  costs += snake_costs_inside<T>(x.shape, shape, geometry, log_scale ? 2 : 1, context.precision());
   s.costs(costs);
   s.reaches(x, footprint_of(shape, geometry));
   s.forward([=](Context& c) {
@@ -448,8 +448,8 @@ Flow ActivatedConv1d::plan(Plan& p, Flow x, Flow residual) const {
         activation_.alpha() != nullptr && snake_conv1d_fuses<T>(c, x.shape, conv_.weight().shape, conv_.geometry());
     if (!fuses && activation_.alpha() != nullptr) {
       // Costs are those on CUDA, which always fuses.
-      const Costs inside = snake_costs_inside<T>(x.shape, conv_.output(x.shape), conv_.weight().shape, conv_.geometry(),
-                                                 activation_.beta() != nullptr ? 2 : 1, on_tensor_cores<T>(c));
+      const Costs inside = snake_costs_inside<T>(x.shape, conv_.weight().shape, conv_.geometry(),
+                                                 activation_.beta() != nullptr ? 2 : 1, c.precision());
       const Flow y = plan_snake<T>(p, activation_.name(), x, activation_.alpha(), activation_.beta(), inside);
       return conv_.plan(p, y, residual);
     }

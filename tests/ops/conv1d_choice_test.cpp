@@ -2,10 +2,16 @@
 // reason. A change of a rule must change a row. The rows do not depend on instruction set or threads. The engines'
 // rows do not depend on limits of a device. The last table shows how CUDA's tiles divide a layer: where shared memory
 // or the number of multiprocessors decides, a row names the device.
+#include <algorithm>
+#include <cmath>
+
 #include "conv/choose.h"
 #include "conv/choose_cuda.h"
 #include "harness.h"
 #include "nacre/ops/conv1d.h"
+#include "nacre/ops/cuda_parts.h"
+#include "nacre/ops/gradient_sums.h"
+#include "nacre/ops/snake.h"
 #include "nacre/ops/snake_conv1d.h"
 #include "runtime/host.h"
 #if defined(NACRE_WITH_CUDA)
@@ -442,6 +448,102 @@ TEST_CASE("conv1d's tiles on CUDA, with Snake and without", "[conv1d][snake_conv
       CHECK(text(divisions<float>(ctx, row.layer)) == text(row.of_float));
       CHECK(text(divisions<float>(of_tf32, row.layer)) == text(row.on_tensor_cores));
       CHECK(text(divisions<bf16>(ctx, row.layer)) == text(row.on_tensor_cores));
+    }
+  }
+}
+
+// ---- the parts that costs count
+
+namespace {
+
+/// Layers of every kind of weight gradient, with one part and with several.
+const Layer layers_with_parts[] = {
+    {"several taps", 2, 1300, 64, 72, 7, same(7, 3)},
+    {"several taps, a single part", 1, 300, 32, 64, 3, same(3)},
+    {"one tap", 3, 700, 72, 128, 1, {}},
+    {"a halo of 66 rows is longer than a block keeps", 1, 1600, 16, 32, 7, same(7, 11)},
+    {"two strides, whose windows hold each sample once", 2, 4096, 16, 72, 8, strided(4)},
+    {"a single part of windows", 1, 256, 16, 32, 4, strided(2)},
+    {"stride and dilation", 2, 2400, 16, 16, 3, {.stride = 2, .dilation = 2, .left = 2, .right = 2}},
+    {"channels that fill no pack", 2, 1400, 3, 5, 3, same(3)},
+    {"groups", 2, 1500, 32, 32, 3, {.groups = 8, .left = 1, .right = 1}},
+    {"groups, a single part", 1, 40, 32, 32, 3, {.groups = 8, .left = 1, .right = 1}},
+    {"reflected padding", 1, 1500, 32, 32, 5, reflected(same(5))},
+};
+
+/// How many floats were written of memory that held NaN.
+int64_t written(const Buffer<float>& memory) {
+  const std::vector<float> all = memory.read();
+  return std::count_if(all.begin(), all.end(), [](float v) { return !std::isnan(v); });
+}
+
+/// The floats that each gradient's kernels leave for finish_gradient_sums(), against the parts that costs count.
+template <class T>
+void check_weight_parts(Case& c, const Layer& l) {
+  const Shape x = l.x(), w = l.weight(), y = l.y(), room = conv1d_weight_gradient_parts<T>(c.ctx, x, w, y, l.g);
+  const Conv1dParts parts = conv1d_parts<T>(x, w, l.g);
+  // A single part of the weight's gradient is the gradient, except by the plain kernel. With groups, so is the bias's.
+  const bool single = parts.weight_parts == 1 && !parts.bias_apart,
+             grouped = parts.weight_gradient == Conv1dKernels::groups;
+  const int64_t of_weight = single ? 0 : parts.weight_parts * w.elements(),
+                of_bias = single && grouped ? 0 : parts.bias_parts * y.channels,
+                of_bias_of_x = parts.bias_of_x_parts * x.channels;
+  auto &xs = c.random<T>("x", x, -1, 1), &dys = c.random<T>("dy", y, -1, 1);
+  for (const bool of_x : {false, true}) {
+    INFO((of_x ? "with the bias of x" : "with the bias"));
+    auto& memory = c.output("parts", room);
+    Conv1dWeightGradient<T> call{
+        .x = xs, .dy = dys, .dweight = c.zeros("dweight", w), .parts = memory, .geometry = l.g};
+    if (of_x)
+      call.dbias_of_x = c.zeros("dbias of x", {.channels = x.channels});
+    else
+      call.dbias = c.zeros("dbias", {.channels = y.channels});
+    conv1d_weight_gradient<T>(c.ctx, call);
+    CHECK(written(memory) == of_weight + (of_x ? of_bias_of_x : of_bias));
+    finish_gradient_sums(c.ctx);
+  }
+}
+/// The same for Snake in front of the layer, and for Snake alone.
+template <class T>
+void check_snake_parts(Case& c, const Layer& l) {
+  const Shape x = l.x(), w = l.weight(), y = l.y(), channels{.channels = x.channels};
+  const SnakeConv1dParts inside = snake_conv1d_parts<T>(c.ctx.precision(), x, w, l.g);
+  auto &xs = c.random<T>("x", x, -1, 1), &dys = c.random<T>("dy", y, -1, 1), &ws = c.random<T>("weight", w, -1, 1),
+       &dx = c.output<T>("dx", x);
+  auto &alpha = c.random("alpha", channels, 0.5, 2), &dalpha = c.zeros("dalpha", channels);
+  auto &memory = c.output("parts", snake_conv1d_input_gradient_parts<T>(c.ctx, x, w, y, l.g)),
+       &of_snake = c.output("parts of Snake", snake_backward_parts(c.ctx, x, false));
+  snake_conv1d_input_gradient<T>(c.ctx,
+                                 {.x = xs,
+                                  .alpha = alpha,
+                                  .dy = dys,
+                                  .weight = ws,
+                                  .dx = dx,
+                                  .dalpha = dalpha,
+                                  .scratch = c.scratch(snake_conv1d_input_gradient_scratch<T>(c.ctx, x, w, y, l.g)),
+                                  .parts = memory,
+                                  .geometry = l.g});
+  CHECK(written(memory) == (inside.in_input_gradient ? inside.parts : snake_parts<T>(x)) * 2 * x.channels);
+  snake_backward<T>(c.ctx, {.x = xs, .alpha = alpha, .dy = xs, .dx = dx, .dalpha = dalpha, .parts = of_snake});
+  CHECK(written(of_snake) == snake_parts<T>(x) * 2 * x.channels);
+  finish_gradient_sums(c.ctx);
+}
+
+}  // namespace
+
+TEST_CASE("conv1d's and Snake's parts on CUDA are those that costs count", "[conv1d][snake_conv1d][cost]") {
+  for (const Device device : devices()) {
+    if (device.kind != Device::cuda) continue;
+    for (const Layer& l : layers_with_parts) {
+      INFO(l.why);
+      for (const Precision precision : {Precision::fp32, Precision::tf32}) {
+        Case c(l.why, device, l.x(), 2, precision);
+        if (!has(cuda::limits(c.ctx), Limits::h200)) continue;
+        if (precision == Precision::fp32) check_weight_parts<float>(c, l), check_weight_parts<bf16>(c, l);
+        if (l.g.groups > 1) continue;
+        check_snake_parts<float>(c, l);
+        if (precision == Precision::fp32) check_snake_parts<bf16>(c, l);
+      }
     }
   }
 }

@@ -13,7 +13,7 @@ constexpr size_t kib = 1024, gib = 1024 * 1024 * kib;
 // Compute capability, multiprocessors, shared memory per block and multiprocessor, registers, threads: CUDA C++
 // Programming Guide, "Technical Specifications per Compute Capability", and the data sheets.
 constexpr EmulatedDevice devices[] = {
-    {"h200", {9, 0, 132, 227 * kib, 228 * kib, 65536, 2048}, 141 * gib},
+    {"h200", cuda::h200_limits, 141 * gib},
     {"a100", {8, 0, 108, 163 * kib, 164 * kib, 65536, 2048}, 80 * gib},
     {"rtx4090", {8, 9, 128, 99 * kib, 100 * kib, 65536, 1536}, 24 * gib},
     {"rtx3090", {8, 6, 82, 99 * kib, 100 * kib, 65536, 1536}, 24 * gib},

@@ -1,13 +1,11 @@
+#include "conv/choose_cuda.h"
+
 #include <algorithm>
 #include <initializer_list>
 
 #include "conv/choose.h"
-#include "conv/choose_cuda.h"
-#include "conv/conv1d_ends.cuh"
-#include "conv/conv1d_tile_taps.cuh"
-#include "conv/conv1d_tile_weights.cuh"
-#include "conv/snake_conv1d.cuh"
-#include "runtime/host.h"
+#include "conv/conv1d_sizes.h"
+#include "pointwise/snake_tiling.h"
 
 // ---- one channel on one side
 
@@ -84,10 +82,10 @@ StripPlan weights_plan(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) 
 namespace nacre::cuda::tile {
 namespace {
 
-/// Whether products of T in this context run on tensor cores.
+/// Whether products of T run on tensor cores.
 template <class T>
-bool on_tensor_cores(const Context& ctx) {
-  return sizeof(T) == 2 || ctx.precision() == Precision::tf32;
+bool on_tensor_cores(Precision precision) {
+  return sizeof(T) == 2 || precision == Precision::tf32;
 }
 
 // ---- forward and input gradient
@@ -95,7 +93,8 @@ bool on_tensor_cores(const Context& ctx) {
 /// Shared memory that suffices for a block of this size with any product on elements of this size and any layout of w.
 size_t shared_bytes(const Shifted& s, Blocking b) {
   const auto most = [&]<int BM, int BN, Product P>() {
-    return std::max(Layout<BM, BN, P, Major::k>::shared_bytes(s), Layout<BM, BN, P, Major::mn>::shared_bytes(s));
+    return std::max(LayoutSizes<BM, BN, P, Major::k>::shared_bytes(s),
+                    LayoutSizes<BM, BN, P, Major::mn>::shared_bytes(s));
   };
   const auto bytes = [&]<int BM, int BN>() {
     return s.element_bytes == 2 ? most.template operator()<BM, BN, Product::bf16>()
@@ -297,17 +296,17 @@ Windows windows(Shape x, Shape weight, Shape y, const Conv1dGeometry& g) {
 
 /// Shared memory of a block of this size, which is the same for all products.
 size_t weight_shared_bytes(Blocking b) {
-  if (b.rows == 256) return WeightLayout<256, 128, Product::fma>::shared_bytes;
+  if (b.rows == 256) return WeightLayoutSizes<256, 128, Product::fma>::shared_bytes;
   if (b.rows == 128)
-    return b.columns == 128 ? WeightLayout<128, 128, Product::fma>::shared_bytes
-                            : WeightLayout<128, 64, Product::fma>::shared_bytes;
-  return b.columns == 128 ? WeightLayout<64, 128, Product::fma>::shared_bytes
-                          : WeightLayout<64, 64, Product::fma>::shared_bytes;
+    return b.columns == 128 ? WeightLayoutSizes<128, 128, Product::fma>::shared_bytes
+                            : WeightLayoutSizes<128, 64, Product::fma>::shared_bytes;
+  return b.columns == 128 ? WeightLayoutSizes<64, 128, Product::fma>::shared_bytes
+                          : WeightLayoutSizes<64, 64, Product::fma>::shared_bytes;
 }
-static_assert(WeightLayout<256, 128, Product::fma>::shared_bytes ==
-              WeightLayout<256, 128, Product::bf16>::shared_bytes);
-static_assert(WeightLayout<128, 64, Product::fma>::shared_bytes <= least_shared_per_block);
-static_assert(WeightLayout<64, 128, Product::fma>::shared_bytes <= least_shared_per_block);
+static_assert(WeightLayoutSizes<256, 128, Product::fma>::shared_bytes ==
+              WeightLayoutSizes<256, 128, Product::bf16>::shared_bytes);
+static_assert(WeightLayoutSizes<128, 64, Product::fma>::shared_bytes <= least_shared_per_block);
+static_assert(WeightLayoutSizes<64, 128, Product::fma>::shared_bytes <= least_shared_per_block);
 
 /// Outputs by weights of a block: the largest that is not mostly empty and has room in the device's shared memory.
 Blocking weight_blocking(const DeviceLimits& d, const Windows& s) {
@@ -357,7 +356,7 @@ using nacre::conv::tensor_floats;
 int64_t plain_parts(int64_t rows, int64_t weights) {
   return std::clamp<int64_t>(std::min(rows / 256, (int64_t{1} << 24) / weights), 1, 64);
 }
-int64_t column_sums_scratch(const Context& ctx, Shape x) { return column_sum_parts(ctx, x) * x.channels; }
+int64_t column_sums_scratch(const DeviceLimits& d, Shape x) { return column_sum_parts(d, x) * x.channels; }
 
 /// Lays the partial sums of the biases behind those of the weights. The arguments are floats.
 void lay_scratch(WeightGradientChoice& c, int64_t of_weights, int64_t of_bias, int64_t of_bias_of_x) {
@@ -373,17 +372,16 @@ void divide_biases(WeightGradientChoice& c, Shape x, Shape y, const Conv1dGeomet
   const bool samples_once = g.dilation == 1 && (g.left + g.stride) * s.in <= s.weights && x.time == y.time * g.stride;
   c.bias_of_x_parts = samples_once ? c.parts * ceil_div(s.out, int64_t{c.block.rows}) * g.stride : 0;
 }
-void lay_tiled_scratch(const Context& ctx, WeightGradientChoice& c, Shape x, Shape weight, Shape y) {
+void lay_tiled_scratch(const DeviceLimits& d, WeightGradientChoice& c, Shape x, Shape weight, Shape y) {
   lay_scratch(c, c.parts > 1 ? c.parts * weight.elements() : 0, c.bias_parts * y.channels,
-              std::max(column_sums_scratch(ctx, x), c.bias_of_x_parts * x.channels));
+              std::max(column_sums_scratch(d, x), c.bias_of_x_parts * x.channels));
 }
 
 /// The weight gradient on tiles: its engine and how it is divided. Engine::nothing: no tiles for this layer.
 template <class T>
-WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g) {
+WeightGradientChoice tiled_weight_gradient(const DeviceLimits& d, Shape x, Shape weight, const Conv1dGeometry& g) {
   const Shape y = output(x, weight, g);
   if (!tile::supports_weights<T>(g, x.channels, y.channels)) return {};
-  const DeviceLimits& d = limits(ctx);
   WeightGradientChoice c;
   if (tile::supports_taps<T>(g, x.channels, y.channels, weight.time)) {
     c.engine = Engine::taps;
@@ -397,29 +395,29 @@ WeightGradientChoice tiled_weight_gradient(const Context& ctx, Shape x, Shape we
     c.parts = c.windows.parts = tile::weight_parts(d, c.windows);
     divide_biases(c, x, y, g);
   }
-  lay_tiled_scratch(ctx, c, x, weight, y);
+  lay_tiled_scratch(d, c, x, weight, y);
   return c;
 }
 
 }  // namespace
 
-int64_t column_sum_parts(const Context& ctx, Shape x) {
-  return std::clamp<int64_t>(x.rows() / 512, 1, 2 * two_blocks_each(limits(ctx)));
+int64_t column_sum_parts(const DeviceLimits& d, Shape x) {
+  return std::clamp<int64_t>(x.rows() / 512, 1, 2 * two_blocks_each(d));
 }
 
 template <class T>
-ProductChoice choose_forward(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g, bool aligned) {
+ProductChoice choose_forward(const DeviceLimits& d, Precision precision, Shape x, Shape weight, const Conv1dGeometry& g,
+                             bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
   if (ends::supports<T>(x, weight, g))
     return {.engine = Engine::ends, .strips = ends::product_plan<T>(x, weight, y, g, false)};
   if (aligned && tile::supports<T>(g, x.channels, y.channels)) {
-    const DeviceLimits& d = limits(ctx);
-    const tile::Shifted s = tile::forward_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(ctx));
+    const tile::Shifted s = tile::forward_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(precision));
     if (tile::supports(d, s)) return {.engine = Engine::tiles, .product = s};
   }
   if (aligned) {
-    const groups::ProductPlan s = groups::product_plan<T>(limits(ctx), x, weight, g, false);
+    const groups::ProductPlan s = groups::product_plan<T>(d, x, weight, g, false);
     if (s.tile_rows != 0) return {.engine = Engine::groups, .groups = s};
   }
   return {.engine = Engine::plain};
@@ -428,7 +426,8 @@ ProductChoice choose_forward(const Context& ctx, Shape x, Shape weight, const Co
 // With reflected padding some samples of dx also receive the gradient of their reflections. Only the plain kernel
 // computes that.
 template <class T>
-ProductChoice choose_input_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g, bool aligned) {
+ProductChoice choose_input_gradient(const DeviceLimits& d, Precision precision, Shape x, Shape weight,
+                                    const Conv1dGeometry& g, bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
   const bool reflect = g.padding == Padding::reflect;
@@ -436,27 +435,26 @@ ProductChoice choose_input_gradient(const Context& ctx, Shape x, Shape weight, c
   if (ends::supports<T>(x, weight, g) && head + tail < x.time)
     return {.engine = Engine::ends, .head = head, .tail = tail, .strips = ends::product_plan<T>(x, weight, y, g, true)};
   if (aligned && tile::supports<T>(g, x.channels, y.channels)) {
-    const DeviceLimits& d = limits(ctx);
-    const tile::Shifted s = tile::input_gradient_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(ctx));
+    const tile::Shifted s = tile::input_gradient_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(precision));
     if (tile::supports(d, s) && s.out_begin < s.out_end)
       return {.engine = Engine::tiles, .head = head, .tail = tail, .product = s};
   }
   if (aligned) {
-    const groups::ProductPlan s = groups::product_plan<T>(limits(ctx), x, weight, g, true);
+    const groups::ProductPlan s = groups::product_plan<T>(d, x, weight, g, true);
     if (s.tile_rows != 0) return {.engine = Engine::groups, .head = head, .tail = tail, .groups = s};
   }
   return {.engine = Engine::plain, .head = x.time};
 }
 
 template <class T>
-WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g,
+WeightGradientChoice choose_weight_gradient(const DeviceLimits& d, Shape x, Shape weight, const Conv1dGeometry& g,
                                             bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
   const int64_t weights = weight.elements(), parts_of_plain = plain_parts(y.rows(), weights);
-  const WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
-  const groups::WeightPlan grouped = groups::weight_plan<T>(limits(ctx), x, weight, g);
-  const int64_t of_x = column_sums_scratch(ctx, x);
+  const WeightGradientChoice tiled = tiled_weight_gradient<T>(d, x, weight, g);
+  const groups::WeightPlan grouped = groups::weight_plan<T>(d, x, weight, g);
+  const int64_t of_x = column_sums_scratch(d, x);
   WeightGradientChoice on_ends, on_groups, plain;
   if (ends::supports<T>(x, weight, g)) {
     on_ends.engine = Engine::ends;
@@ -472,7 +470,7 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
   }
   plain.engine = Engine::plain;
   plain.parts = parts_of_plain;
-  lay_scratch(plain, parts_of_plain * weights, column_sums_scratch(ctx, y), of_x);
+  lay_scratch(plain, parts_of_plain * weights, column_sums_scratch(d, y), of_x);
   WeightGradientChoice c = plain;
   if (on_ends.engine != Engine::nothing)
     c = on_ends;
@@ -486,18 +484,18 @@ WeightGradientChoice choose_weight_gradient(const Context& ctx, Shape x, Shape w
 }
 
 template <class T>
-ProductChoice choose_snake_forward(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g, bool aligned) {
+ProductChoice choose_snake_forward(const DeviceLimits& d, Precision precision, Shape x, Shape weight,
+                                   const Conv1dGeometry& g, bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
   ProductChoice c{.engine = Engine::separate,
-                  .scratch = tensor_floats<T>(x) + choose_forward<T>(ctx, x, weight, g).scratch};
+                  .scratch = tensor_floats<T>(x) + choose_forward<T>(d, precision, x, weight, g).scratch};
   if (ends::supports_snake<T>(x, weight, g)) {
     c.engine = Engine::ends;
     c.strips = ends::product_plan<T>(x, weight, y, g, false);
   } else if (aligned && tile::supports<T>(g, x.channels, y.channels)) {
-    const bool tensor_cores = tile::on_tensor_cores<T>(ctx);
-    const auto parameter_bytes = static_cast<int>(x.channels * sizeof(typename tile::SnakeInput<T>::Parameters));
-    const DeviceLimits& d = limits(ctx);
+    const bool tensor_cores = tile::on_tensor_cores<T>(precision);
+    const auto parameter_bytes = static_cast<int>(x.channels * sizeof(tile::SnakeFactors));
     const tile::Shifted s = tile::forward_product<T>(d, x, weight, y, g, tensor_cores, parameter_bytes),
                         plain = tile::forward_product<T>(d, x, weight, y, g, tensor_cores);
     if (tile::supports(d, s) && tile::fusion_is_faster(d, tensor_cores, s, plain))
@@ -507,11 +505,12 @@ ProductChoice choose_snake_forward(Context& ctx, Shape x, Shape weight, const Co
 }
 
 template <class T>
-ProductChoice choose_snake_input_gradient(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g, bool aligned) {
+ProductChoice choose_snake_input_gradient(const DeviceLimits& d, Precision precision, Shape x, Shape weight,
+                                          const Conv1dGeometry& g, bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
-  const int64_t separate = tensor_floats<T>(x) + std::max(choose_input_gradient<T>(ctx, x, weight, g).scratch,
-                                                          snake_backward_scratch(ctx, x, true).elements());
+  const int64_t separate = tensor_floats<T>(x) + std::max(choose_input_gradient<T>(d, precision, x, weight, g).scratch,
+                                                          most_snake_parts(d, x) * 2 * x.channels);
   ProductChoice c{.engine = Engine::separate};
   int64_t parts = 0;
   if (ends::supports_snake<T>(x, weight, g)) {
@@ -519,28 +518,27 @@ ProductChoice choose_snake_input_gradient(Context& ctx, Shape x, Shape weight, c
     c.strips = ends::product_plan<T>(x, weight, y, g, true);
     parts = c.parts = x.batch * c.strips.tiles;
   } else if (tile::supports<T>(g, x.channels, y.channels) && g.padding == Padding::zero) {
-    const DeviceLimits& d = limits(ctx);
-    const tile::Shifted s = tile::input_gradient_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(ctx));
+    const tile::Shifted s = tile::input_gradient_product<T>(d, x, weight, y, g, tile::on_tensor_cores<T>(precision));
     parts = tile::slope_parts(s, x.channels);
     if (aligned && tile::supports(d, s) && s.out_begin < s.out_end)
       c.engine = Engine::tiles, c.product = s, c.parts = parts;
   }
-  c.of_parts = std::max(snake_backward_scratch(ctx, x, true).elements(), parts * 2 * x.channels);
+  c.of_parts = std::max(most_snake_parts(d, x) * 2 * x.channels, parts * 2 * x.channels);
   c.scratch = std::max(separate, parts * 2 * x.channels);
   return c;
 }
 
 template <class T>
-WeightGradientChoice choose_snake_weight_gradient(Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g,
-                                                  bool aligned) {
+WeightGradientChoice choose_snake_weight_gradient(const DeviceLimits& d, Precision precision, Shape x, Shape weight,
+                                                  const Conv1dGeometry& g, bool aligned) {
   const Shape y = output(x, weight, g);
   if (y.elements() == 0) return {};
-  const bool tensor_cores = tile::on_tensor_cores<T>(ctx);
-  WeightGradientChoice tiled = tiled_weight_gradient<T>(ctx, x, weight, g);
+  const bool tensor_cores = tile::on_tensor_cores<T>(precision);
+  WeightGradientChoice tiled = tiled_weight_gradient<T>(d, x, weight, g);
   if (tiled.engine == Engine::windows) {
-    tiled.block = tile::snake_weight_blocking(limits(ctx), tiled.windows, tensor_cores);
+    tiled.block = tile::snake_weight_blocking(d, tiled.windows, tensor_cores);
     divide_biases(tiled, x, y, g);
-    lay_tiled_scratch(ctx, tiled, x, weight, y);
+    lay_tiled_scratch(d, tiled, x, weight, y);
     if (!tile::fusion_is_faster(tensor_cores, weight, g)) tiled = {};
   }
   WeightGradientChoice c{.engine = Engine::separate};
@@ -552,28 +550,33 @@ WeightGradientChoice choose_snake_weight_gradient(Context& ctx, Shape x, Shape w
     c = tiled;
   }
   // The separate convolution has room for the parts of every engine, except for parts of dbias by smaller blocks.
-  const WeightGradientChoice separate = choose_weight_gradient<T>(ctx, x, weight, g);
+  const WeightGradientChoice separate = choose_weight_gradient<T>(d, x, weight, g);
   if (c.engine != Engine::ends) c.of_parts = std::max(tiled.scratch, separate.of_parts);
   c.scratch = std::max(tiled.scratch, tensor_floats<T>(x) + separate.scratch);
   return c;
 }
 
 template <class T>
-Tiling forward_tiling(const Context& ctx, Shape x, Shape weight, const Conv1dGeometry& g, int input_bytes) {
-  const DeviceLimits& d = limits(ctx);
+Tiling forward_tiling(const DeviceLimits& d, Precision precision, Shape x, Shape weight, const Conv1dGeometry& g,
+                      int input_bytes) {
   const tile::Shifted s =
-      tile::forward_product<T>(d, x, weight, output(x, weight, g), g, tile::on_tensor_cores<T>(ctx), input_bytes);
+      tile::forward_product<T>(d, x, weight, output(x, weight, g), g, tile::on_tensor_cores<T>(precision), input_bytes);
   return {tile::supports(d, s), s.block.rows, s.block.columns, s.gap, tile::blocks(s, s.block)};
 }
 
-#define NACRE_INSTANTIATE(T)                                                                                          \
-  template ProductChoice choose_forward<T>(const Context&, Shape, Shape, const Conv1dGeometry&, bool);                \
-  template ProductChoice choose_input_gradient<T>(const Context&, Shape, Shape, const Conv1dGeometry&, bool);         \
-  template WeightGradientChoice choose_weight_gradient<T>(const Context&, Shape, Shape, const Conv1dGeometry&, bool); \
-  template ProductChoice choose_snake_forward<T>(Context&, Shape, Shape, const Conv1dGeometry&, bool);                \
-  template ProductChoice choose_snake_input_gradient<T>(Context&, Shape, Shape, const Conv1dGeometry&, bool);         \
-  template WeightGradientChoice choose_snake_weight_gradient<T>(Context&, Shape, Shape, const Conv1dGeometry&, bool); \
-  template Tiling forward_tiling<T>(const Context&, Shape, Shape, const Conv1dGeometry&, int);
+#define NACRE_INSTANTIATE(T)                                                                                           \
+  template ProductChoice choose_forward<T>(const DeviceLimits&, Precision, Shape, Shape, const Conv1dGeometry&, bool); \
+  template ProductChoice choose_input_gradient<T>(const DeviceLimits&, Precision, Shape, Shape, const Conv1dGeometry&, \
+                                                  bool);                                                               \
+  template WeightGradientChoice choose_weight_gradient<T>(const DeviceLimits&, Shape, Shape, const Conv1dGeometry&,    \
+                                                          bool);                                                       \
+  template ProductChoice choose_snake_forward<T>(const DeviceLimits&, Precision, Shape, Shape, const Conv1dGeometry&,  \
+                                                 bool);                                                                \
+  template ProductChoice choose_snake_input_gradient<T>(const DeviceLimits&, Precision, Shape, Shape,                  \
+                                                        const Conv1dGeometry&, bool);                                  \
+  template WeightGradientChoice choose_snake_weight_gradient<T>(const DeviceLimits&, Precision, Shape, Shape,          \
+                                                                const Conv1dGeometry&, bool);                          \
+  template Tiling forward_tiling<T>(const DeviceLimits&, Precision, Shape, Shape, const Conv1dGeometry&, int);
 NACRE_INSTANTIATE(float)
 NACRE_INSTANTIATE(bf16)
 #undef NACRE_INSTANTIATE

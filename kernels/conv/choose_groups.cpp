@@ -4,7 +4,7 @@
 
 #include "conv/choose.h"
 #include "conv/choose_cuda.h"
-#include "conv/conv1d_groups.cuh"
+#include "conv/conv1d_sizes.h"
 
 namespace nacre::cuda::groups {
 namespace {
