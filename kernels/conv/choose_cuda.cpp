@@ -116,9 +116,9 @@ int blocks_each(const DeviceLimits& d, const Shifted& s, Blocking b) {
 }
 /// Whether tiles of 128 rows are better than tiles of 256 although there are enough of both: a product of one tap is
 /// over after few steps, and a block that is alone on its multiprocessor fetches, multiplies and stores one after the
-/// other. Two blocks take turns. Tiles of 128 rows read the weights from L2 twice as often, so they are taken only where
-/// L2 then delivers no more than DRAM does: a row takes depth + columns elements of DRAM, and columns more where there
-/// is a residual; in tiles of 128 by 128 it takes depth * columns / 64 of L2.
+/// other. Two blocks take turns. Tiles of 128 rows read the weights from L2 twice as often, so they are taken only
+/// where L2 then delivers no more than DRAM does: a row takes depth + columns elements of DRAM, and columns more where
+/// there is a residual; in tiles of 128 by 128 it takes depth * columns / 64 of L2.
 bool two_blocks_are_better(const DeviceLimits& d, const Shifted& s, int columns) {
   return s.taps == 1 && columns >= 64 && int64_t{s.depth} * s.columns <= 64 * (int64_t{s.depth} + 2 * s.columns) &&
          blocks_each(d, s, {256, columns}) < 2 && blocks_each(d, s, {128, columns}) >= 2;

@@ -146,16 +146,16 @@ struct ProductChoice {
   groups::ProductPlan groups{};  ///< of Engine::groups
 };
 
-/// In scratch lie the partial sums of dweight, behind them those of dbias, and then those of dbias_of_x. Nothing else may
-/// use the floats of one of them before its second stage has run.
+/// In scratch lie the partial sums of dweight, behind them those of dbias, and then those of dbias_of_x. Nothing else
+/// may use the floats of one of them before its second stage has run.
 struct WeightGradientChoice {
   Engine engine = Engine::nothing;
   int64_t scratch = 0;       ///< floats
   int64_t of_parts = 0;      ///< floats of scratch that this engine uses if its sums may be finished later; else 0
   int64_t parts = 0;         ///< of the sum over rows. Engine::taps and windows write a single part to dweight itself
   int64_t bias_at = 0, bias_of_x_at = 0;  ///< floats of scratch before the partial sums; of all engines but ends
-  /// Engine::taps and windows: parts of dbias and dbias_of_x, which the product leaves beside those of dweight, of one of
-  /// the two per launch. bias_of_x_parts 0: it cannot sum x.
+  /// Engine::taps and windows: parts of dbias and dbias_of_x, which the product leaves beside those of dweight, of one
+  /// of the two per launch. bias_of_x_parts 0: it cannot sum x.
   int64_t bias_parts = 0, bias_of_x_parts = 0;
   ends::StripPlan strips{};  ///< of Engine::ends
   tile::Taps taps{};         ///< of Engine::taps

@@ -28,8 +28,8 @@ Pattern pattern_of(int64_t combined, int64_t results) {
   if (combined == 2 && results == 2) return Pattern::pairs;
   return combined == 1 && results == 1 ? Pattern::singles : Pattern::mixed;
 }
-/// The groups of a slab: the most whose channels are few enough and that have_room; else the fewest whose rows are whole
-/// sectors of memory on both sides. They divide the groups, so all slabs are equal.
+/// The groups of a slab: the most whose channels are few enough and that have_room; else the fewest whose rows are
+/// whole sectors of memory on both sides. They divide the groups, so all slabs are equal.
 template <class T, class HaveRoom>
 int64_t groups_of_slab(int64_t groups, int64_t in, int64_t out, const HaveRoom& have_room) {
   constexpr int64_t sector = 32 / sizeof(T);

@@ -2,8 +2,8 @@
 
 #include "conv/conv1d_cuda.h"
 
-// Forward and input gradient of several groups (conv1d_groups.cuh has the idea, choose_groups.cpp the plan). A block has
-// one slab of groups of one item and computes tiles_each tiles of its rows, one after the other. Shared memory:
+// Forward and input gradient of several groups (conv1d_groups.cuh has the idea, choose_groups.cpp the plan). A block
+// has one slab of groups of one item and computes tiles_each tiles of its rows, one after the other. Shared memory:
 //
 //   tile      T      [remainders][phase_rows][pitch]     the source's rows, remainders of the stride apart
 //   weights   float  [chunk][reduced][weight_pitch]      of the slab; backward: [reduced][chunk][weight_pitch]

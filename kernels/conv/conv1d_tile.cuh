@@ -14,9 +14,9 @@
 //                           holds s samples, which is the layout of the upsampled signal in memory
 //
 // The items of a batch are stacked, so a tile may span several items. In shared memory each item's rows of x are
-// followed by its halo. In the numbering of the result's rows there are two choices (lay_items in choose_cuda.cpp): either
-// each item includes its halo, whose rows are computed and dropped, or the halo is a gap that only x's tile has. The
-// gap is used
+// followed by its halo. In the numbering of the result's rows there are two choices (lay_items in choose_cuda.cpp):
+// either each item includes its halo, whose rows are computed and dropped, or the halo is a gap that only x's tile has.
+// The gap is used
 //   - where every item consists of whole groups of 64 rows, so that the rows of a warp belong to one item. Then batches
 //     such as [16 | 72][16896 / 2^n][C] fill the 132 multiprocessors of an H200 in whole rounds, which they would not
 //     with the halo's rows;

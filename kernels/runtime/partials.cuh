@@ -8,8 +8,8 @@ namespace nacre::cuda {
 
 constexpr int sum_threads = 256;
 constexpr int64_t sum_part = 4096;  ///< elements per block: four packs of floats per thread
-/// Blocks that sums over rows are divided among, if there are as many rows: two for each multiprocessor of an H200. It is
-/// part of the order of sums, so it is the same on every device.
+/// Blocks that sums over rows are divided among, if there are as many rows: two for each multiprocessor of an H200. It
+/// is part of the order of sums, so it is the same on every device.
 constexpr int64_t blocks_of_sums = 2 * 132;
 inline int64_t sum_parts(int64_t n) { return (n + sum_part - 1) / sum_part; }
 

@@ -8,7 +8,8 @@ namespace nacre {
 namespace {
 
 /// Counts the fused kernel, which reads both signals and writes for each of the scale's losses (stft, mel or both) the
-/// frames of a gradient, and the kernel that adds these frames up. `first`: it writes gradients, the others add to them.
+/// frames of a gradient, and the kernel that adds these frames up. `first`: it writes gradients, the others add to
+/// them.
 Costs window_costs(Shape signal, int64_t window, double losses, bool first) {
   const auto samples = static_cast<double>(signal.elements()), length = static_cast<double>(window);
   // The hop is a quarter of the window.
@@ -45,7 +46,8 @@ SpectralConfig LossConfig::spectral(int64_t sample_rate) const {
                         .log_magnitude = each,
                         .mel_log = mels[i] > 0 ? each_mel : 0.0f};
     if (norms && scale.mels > 0) {
-      // Magnitudes of noise grow with the root of the window, which is not normalised; so does the weight of logarithms.
+      // Magnitudes of noise grow with the root of the window, which is not normalised; so does the weight of
+      // logarithms.
       scale.mel_kind = MelKind::norms;
       scale.mel_magnitude = each_mel;
       scale.mel_log = each_mel * static_cast<float>(std::sqrt(static_cast<double>(windows[i]) / 2));

@@ -86,8 +86,8 @@ Costs convolution_costs(Shape wide, Shape narrow, Shape weight, const Conv1dGeom
   Costs c{.forward = {.products = products, .bytes = all + outputs + (residual ? bytes(result) : 0), .launches = 1},
           .input_gradient = {.products = products, .bytes = all + ends, .launches = two ? 2.0 : 1.0},
           .weight_gradient = {.products = products, .bytes = tensors, .launches = 1}};
-  // A weight gradient is float. A single part of it is written in place, unless the plain kernel leaves it. Parts of the
-  // bias gradient are always added, unless it is a single one of several groups.
+  // A weight gradient is float. A single part of it is written in place, unless the plain kernel leaves it. Parts of
+  // the bias gradient are always added, unless it is a single one of several groups.
   const auto of_weight = float_bytes * weights * static_cast<double>(parts.weight_parts),
              of_bias = outputs * static_cast<double>(transposed ? parts.bias_of_x_parts : parts.bias_parts);
   c.weight_gradient.bytes += of_weight + of_bias;

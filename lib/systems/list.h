@@ -21,8 +21,8 @@ void expect_defaults(const CodecConfig&, std::initializer_list<const char*> keys
 
 namespace nacre::systems {
 
-/// EnCodec's optimizers, start, schedule and batch, without the default discriminators, followed by `own` settings. Other
-/// systems take them where their publications are silent or say the same.
+/// EnCodec's optimizers, start, schedule and batch, without the default discriminators, followed by `own` settings.
+/// Other systems take them where their publications are silent or say the same.
 Preset::Settings with_encodec_training(const Preset::Settings& own);
 
 }  // namespace nacre::systems

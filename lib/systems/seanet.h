@@ -29,8 +29,8 @@ class PaddedConv {
   std::optional<GroupNorm> norm_;
 };
 
-/// A transposed convolution of `strides` * stride taps whose output has time * stride positions. Causal: the rest is cut
-/// off at the right end. The norm, if any, sees what is cut off.
+/// A transposed convolution of `strides` * stride taps whose output has time * stride positions. Causal: the rest is
+/// cut off at the right end. The norm, if any, sees what is cut off.
 class TrimmedConvTranspose {
  public:
   TrimmedConvTranspose(Parameters& p, const CodecConfig& c, const std::string& name, int64_t in, int64_t out,

@@ -133,7 +133,8 @@ TEST_CASE("pipes give the same bytes as files", "[cli]") {
   REQUIRE(run(folder, {"decode", folder / "s.nacre", "-o", folder / "out.wav", "-m", model}).code == 0);
   o = run(folder, {"decode", "-", "-o", "-", "-m", model}, folder / "s.nacre");
   REQUIRE(o.code == 0);
-  // From pipe to pipe the sums have another order (tests/cli/live_test.cpp), so only the sizes and the header are equal.
+  // From pipe to pipe the sums have another order (tests/cli/live_test.cpp), so only the sizes and the header are
+  // equal.
   CHECK(o.out.size() == fs::file_size(folder / "out.wav"));
   CHECK(o.out.substr(0, 44) == slurp(folder / "out.wav").substr(0, 44));
   REQUIRE(run(folder, {"decode", "-", "-o", folder / "piped.wav", "-m", model}, folder / "s.nacre").code == 0);

@@ -96,8 +96,8 @@ TEST_CASE("every pass of a step has its row", "[cost]") {
   // Samples as floats: written to the device, read there, written again.
   CHECK(row("batch").forward.bytes == 12 * 3200 * 2);
   CHECK(row("batch").forward.launches == 0);
-  // A value, its moments and its average are read and written, the gradient is read; weights also have effective values.
-  // A row of a weight has a description of 24 bytes, and sums of 24.
+  // A value, its moments and its average are read and written, the gradient is read; weights also have effective
+  // values. A row of a weight has a description of 24 bytes, and sums of 24.
   double weights = 0, lines = 0, trained = 0;
   Context ctx({.threads = 1});
   Codec codec(ctx, c);

@@ -120,9 +120,9 @@ Compared compare(const Case& c) {
   return found;
 }
 
-/// The table counts tensors. It leaves out numbers per item, window or block: tables of windows and bands, codes that are
-/// sorted, sums before they are results. These are less than a thousandth of a step, but can be more than 2 % of a group
-/// that is small itself.
+/// The table counts tensors. It leaves out numbers per item, window or block: tables of windows and bands, codes that
+/// are sorted, sums before they are results. These are less than a thousandth of a step, but can be more than 2 % of a
+/// group that is small itself.
 void check(const Compared& c) {
   Amount table, device;
   std::string lines;
@@ -200,7 +200,8 @@ DiscriminatorConfig none() { return {.periods = {}, .windows = {}, .level = fals
 }  // namespace
 
 // Sizes: the channels of the presets divided by four or more and fewer samples, so that a step takes seconds. Both make
-// what the table leaves out larger beside the rest: the tables of windows and bands, edges, and numbers per row or item.
+// what the table leaves out larger beside the rest: the tables of windows and bands, edges, and numbers per row or
+// item.
 TEST_CASE("bytes and launches of a step of speech-16k-small are those of its table", "[cost][step]") {
   check(compare({.codec = CodecConfig::named("speech-16k-small"), .samples = 2000}));
 }

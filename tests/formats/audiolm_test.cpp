@@ -58,8 +58,8 @@ TEST_CASE("formats: SoundStream's latents, codes and audio by audiolm-pytorch (g
   CHECK(c.to_json() == expected(model).to_json());
 
   // At most 16 layers of sums of up to 56 products in float: each layer adds roundings of about 2^-24 * sqrt(56), which
-  // add up to 2^-24 * sqrt(16 * 56) = 1.8e-6 of the values. The bound is five times that. The second clip is the shortest
-  // one that the class takes.
+  // add up to 2^-24 * sqrt(16 * 56) = 1.8e-6 of the values. The bound is five times that. The second clip is the
+  // shortest one that the class takes.
   for (const int64_t frames : {32, model == "audiolm_plain" ? 11 : 7})
     check_golden_clip(ctx, codec, model, frames, 9e-6);
 }

@@ -465,7 +465,8 @@ TEST_CASE("a convolution with its leaky ReLU stores one activation, in one step"
   CHECK(planar_costs.forward.products == 2.0 * (2 * 10 * 6) * (8 * 4 * 9));
   CHECK(planar_costs.backward.products == 2 * planar_costs.forward.products);
   CHECK(planar_costs.forward.floats == 2.0 * (2 * 10 * 6 * 8));
-  // x, its stacked frames written and read, y, the weight, the bias; and y once more, read and written by the activation.
+  // x, its stacked frames written and read, y, the weight, the bias; and y once more, read and written by the
+  // activation.
   CHECK(planar_costs.forward.bytes == 4.0 * (480 * (1 + 2 * 3) + 960 + 8 * 4 * 9 + 8 + 2 * 960));
 }
 TEST_CASE("a convolution of two dimensions depends on the frames of each of its parts") {

@@ -102,8 +102,8 @@ TEST_CASE("survey: the costs of a small chain, counted by hand", "[plan]") {
   CHECK(up.backward.bytes ==
         (middle + y + up_weight + 2 * up_bias) + (y + up_weight + middle) + (middle + middle + middle) + 2 * alpha);
   CHECK(up.backward.launches == 3);
-  // The parts of gradients are read, and what they are added to is read and written. Alpha is read, too. All sums share a
-  // launch.
+  // The parts of gradients are read, and what they are added to is read and written. Alpha is read, too. All sums share
+  // a launch.
   CHECK(sums.name == "sums");
   CHECK(sums.backward.bytes == (1 + 2) * down_bias + (2 + 2) * up_bias + (2 + 3) * alpha);
   CHECK(sums.backward.launches == 1);

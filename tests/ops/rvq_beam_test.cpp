@@ -294,8 +294,8 @@ TEST_CASE("a beam keeps nearest codes that every other hypothesis beats for a wh
 
 TEST_CASE("a beam's nearest code is that of beam 1 where scores round to the same", "[rvq]") {
   // z = (1, 1), energy 1. Half distances: 8388607.5 of (2, -4095), twice, and 8388607 of (1, -4095). With the energy
-  // both become 2^23, by rounding, a tie that goes to the first codes. The nearest code, the last, leaves (0, 4096), the
-  // others (-1, 4096). Of these, (64, 4096) leaves 2048 and 2112 in float. All other operations are exact.
+  // both become 2^23, by rounding, a tie that goes to the first codes. The nearest code, the last, leaves (0, 4096),
+  // the others (-1, 4096). Of these, (64, 4096) leaves 2048 and 2112 in float. All other operations are exact.
   for (Device device : devices()) {
     for (const int64_t frames : {1, 9}) {  // read in place, and packed
       Problem p(device, {1, frames, 2, 3, 2, 2}, true), one(device, {1, frames, 2, 3, 2, 1}, true);

@@ -1,5 +1,6 @@
-// Factorised codes from products of the projections: the products, equal results where all sums are exact, and codes that
-// differ from those of exact arithmetic only where rounding decides. rvq_test.cpp runs its cases with products, too.
+// Factorised codes from products of the projections: the products, equal results where all sums are exact, and codes
+// that differ from those of exact arithmetic only where rounding decides. rvq_test.cpp runs its cases with products,
+// too.
 #include <limits>
 #include <numeric>
 
@@ -118,8 +119,8 @@ TEST_CASE("rvq_forward gives the same with products as without where sums are ex
     for (const VqMetric metric : {VqMetric::euclidean, VqMetric::cosine})
       for (Size n : {Size{3, 17, 40, 8, 70, 4}, Size{1, 9, 300, 8, 40, 3}, Size{2, 7, 21, 5, 33, 4}}) {
         Problem p(device, n, some);
-        // Small integers. |z| <= 3 and |q| <= 3 + 3 dim, so |r| <= 3 + (stages - 1) 27 < 128, |e| <= 2 + 128 latent, and
-        // every partial sum of e and of P_ij E[c] is an integer below 2^24.
+        // Small integers. |z| <= 3 and |q| <= 3 + 3 dim, so |r| <= 3 + (stages - 1) 27 < 128, |e| <= 2 + 128 latent,
+        // and every partial sum of e and of P_ij E[c] is an integer below 2^24.
         const auto integers = [&](Buffer<float>& b, double most) {
           std::vector<float> v = p.c.random("integers", b.shape(), -most - 0.5, most + 0.5).before();
           for (float& x : v) x = std::round(x);
@@ -193,8 +194,8 @@ TEST_CASE("factorised codes are those of exact arithmetic, but where rounding de
                                    << of[0].possible << " and " << of[1].possible << " of " << of[1].all);
         // The bound is tight enough to tell the nearest code from the second.
         CHECK(of[1].possible * 10 < of[1].all);
-        // The bound adds the largest errors of at least 37 roundings. Their signs are independent, so their sum is about
-        // a sixth of it, and of the stages where rounding may decide few are decided wrongly.
+        // The bound adds the largest errors of at least 37 roundings. Their signs are independent, so their sum is
+        // about a sixth of it, and of the stages where rounding may decide few are decided wrongly.
         for (const Differences& d : of) CHECK(d.found <= 1 + d.possible / 4);
         // A frame differs only if one of its codes is not the exact one in one of the two.
         CHECK(frames <= of[0].found + of[1].found);

@@ -424,8 +424,8 @@ TEST_CASE("fewer codebooks per item: losses are means over the whole batch, and 
     const Result all = with({3, 3, 3});
     CHECK(with({0, 0, 0}).commitment == 0);
     CHECK(all.commitment > 0);
-    // An item with n codebooks adds n terms, divided by the frames of all items. Items are independent, so the loss of a
-    // batch is the sum of what each item gives alone. Every result is rounded to float once; the sums are in double.
+    // An item with n codebooks adds n terms, divided by the frames of all items. Items are independent, so the loss of
+    // a batch is the sum of what each item gives alone. Every result is rounded to float once; the sums are in double.
     for (const std::vector<int32_t>& stages : std::vector<std::vector<int32_t>>{{3, 3, 3}, {1, 3, 2}, {2, 0, 3}}) {
       CAPTURE(stages);
       const Result together = with(stages);

@@ -60,11 +60,11 @@ class Codec {
   enum class Ends : uint8_t { together, apart };
   void reserve_inference(int64_t batch, int64_t samples, Use = Use::both, int64_t codebooks = 0, Ends = Ends::together);
   /// audio [batch, samples, 1, audio_channels] -> codes [batch, frames, 1, codes per frame], where the frames are
-  /// samples / hop rounded up. The shape must be reserved. Every item of a segmented codec is one segment. Throws Error(usage)
-  /// for non-finite samples and for arguments without data. On CUDA, the sample values are not checked. `lengths`:
-  /// samples of each item, 0 to all, for plans of Ends::apart; empty: all. The frames of an item are those that it has
-  /// by itself, up to rounding. Its last frame is completed by zeros, and codes behind that are 0. `scales` [1, 1, 1,
-  /// batch]: the scale of each item, for a codec with CodecConfig::segment_scale and for no other.
+  /// samples / hop rounded up. The shape must be reserved. Every item of a segmented codec is one segment. Throws
+  /// Error(usage) for non-finite samples and for arguments without data. On CUDA, the sample values are not checked.
+  /// `lengths`: samples of each item, 0 to all, for plans of Ends::apart; empty: all. The frames of an item are those
+  /// that it has by itself, up to rounding. Its last frame is completed by zeros, and codes behind that are 0. `scales`
+  /// [1, 1, 1, batch]: the scale of each item, for a codec with CodecConfig::segment_scale and for no other.
   void encode(View<const float> audio, View<int32_t> codes, std::span<const int64_t> lengths = {},
               View<float> scales = {});
   /// codes -> audio, with the shapes of encode(). Throws Error(usage) for codes outside of [0, codebook_size). On CUDA,

@@ -34,8 +34,8 @@ double floor_seconds(const Work&, const DeviceCeilings&, Arithmetic);
 /// weight, bias and Snake gradients leave; their number is that of a device with 132 multiprocessors. "batch" is the
 /// copy of the audio. "optimizer.zeros", ".norms" and ".update" end the step; `averaged`: with moving averages of the
 /// weights. With LossConfig::adversarial, the rows of discriminators count all of their passes in a step that trains
-/// them. Passes that steps make sometimes, such as reading metrics, have no rows. A test compares the bytes and launches
-/// with those of steps on the emulated device (tests/codec/cost_traffic_test.cpp).
+/// them. Passes that steps make sometimes, such as reading metrics, have no rows. A test compares the bytes and
+/// launches with those of steps on the emulated device (tests/codec/cost_traffic_test.cpp).
 std::vector<CostRow> step_cost(const CodecConfig&, const LossConfig&, int64_t batch, int64_t samples, Arithmetic,
                                const DiscriminatorConfig& = {}, bool averaged = true);
 

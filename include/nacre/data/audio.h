@@ -179,8 +179,8 @@ class WavWriter {
 int64_t write_wav(const std::string& path, const Audio&, WavFormat = WavFormat::pcm16);
 /// True if plain RIFF, whose sizes have 32 bits, can hold so many frames.
 bool fits_wav(int64_t frames, int channels, WavFormat);
-/// The header of a plain RIFF file; the samples follow it. Without a length, all sizes are 0xFFFFFFFF, as programs write
-/// them to a pipe. Throws Error(usage) for a length that does not fit.
+/// The header of a plain RIFF file; the samples follow it. Without a length, all sizes are 0xFFFFFFFF, as programs
+/// write them to a pipe. Throws Error(usage) for a length that does not fit.
 std::string wav_header(int sample_rate, int channels, WavFormat, std::optional<int64_t> frames = {});
 /// A small 16-bit WAV file in memory.
 std::string wav_bytes(std::span<const float> interleaved, int sample_rate, int channels = 1);

@@ -62,8 +62,8 @@ class Activation {
   const Parameter* beta_ = nullptr;
 };
 
-/// A factor and an offset per channel, chosen by the label of an item (film.h, Plan::labels). Registers <name>.gamma and
-/// <name>.beta [labels, channels], initialised to one and zero: with every label the layer starts as the identity.
+/// A factor and an offset per channel, chosen by the label of an item (film.h, Plan::labels). Registers <name>.gamma
+/// and <name>.beta [labels, channels], initialised to one and zero: with every label the layer starts as the identity.
 class Film {
  public:
   Film(Parameters&, const std::string& name, int64_t channels, int64_t labels);

@@ -10,7 +10,8 @@
 //   saved      nothing
 //   writes     y is =; dx is = unless add_dx
 //   aliasing   none
-//   order      forward: ascending positions, then the division; backward: dx (or 0), then the windows in ascending order
+//   order      forward: ascending positions, then the division; backward: dx (or 0), then the windows in ascending
+//              order
 //   accuracy   one rounding per addition and per division
 //   cost       forward 4 (1 + 1 / stride) bytes per element of x, backward the same: bound by memory
 namespace nacre {
@@ -31,8 +32,8 @@ struct AveragePoolBackward {
   AveragePoolGeometry geometry{};
   bool add_dx = false;
 };
-/// x with a time of (time + 2 padding - taps) / stride + 1, rounded down. Throws Error(usage) for taps or a stride below
-/// 1, for a padding that is negative or above taps / 2, and for a padded signal that is shorter than taps.
+/// x with a time of (time + 2 padding - taps) / stride + 1, rounded down. Throws Error(usage) for taps or a stride
+/// below 1, for a padding that is negative or above taps / 2, and for a padded signal that is shorter than taps.
 Shape average_pool_output(Shape x, const AveragePoolGeometry&);
 void average_pool_forward(Context&, const AveragePoolForward&);
 void average_pool_backward(Context&, const AveragePoolBackward&);

@@ -3,8 +3,8 @@
 // Splits signals into the interleaved signals of a period: the view of a multi-period discriminator (Kong et al. 2020,
 // arXiv 2010.05646).
 //
-//   n = period - time mod period samples are appended by reflection (a whole period when time is a multiple of it, as in
-//   the published code of DAC); x' is the longer signal. Without `extend`, time is a multiple of the period and x'
+//   n = period - time mod period samples are appended by reflection (a whole period when time is a multiple of it, as
+//   in the published code of DAC); x' is the longer signal. Without `extend`, time is a multiple of the period and x'
 //   is x: interleaved channels are taken apart
 //   forward    y[b period + j, l] = x'[b, l period + j]
 //   backward   dx[b, t] = the sum of dy at all positions that read x[b, t]: at t, and in the reflection

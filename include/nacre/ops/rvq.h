@@ -38,8 +38,8 @@
 //   saved       codes, quantised, and (factorised) z; the backward recomputes the residuals from the last to the first
 //   writes      y, codes, quantised, losses are =; dz is = unless add_dz; the rest is +=; an empty output is skipped
 //               (y: with products only)
-//   products    with the result of rvq_products, no stage needs the residual. With P_ij = W_in_i W_out_j, of the stages j
-//               before i:   e_i = (W_in_i z + s_i) - sum_j P_ij E_j[c_j],   s_i = b_in_i - sum_j W_in_i b_out_j
+//   products    with the result of rvq_products, no stage needs the residual. With P_ij = W_in_i W_out_j, of the stages
+//               j before i:   e_i = (W_in_i z + s_i) - sum_j P_ij E_j[c_j],   s_i = b_in_i - sum_j W_in_i b_out_j
 //               One product of z serves all stages, and the rest of the search is in numbers of stages x dim. The sum
 //               runs over j and then over the channels of the code, in order, fused if the search's sums are. The
 //               caller chooses: the bits of e, and so rarely a code, differ from those without products, but y has the
@@ -48,10 +48,10 @@
 //               cutting into calls are, and `quantised`, `losses` or y that is left out does not matter. With products
 //               or without, and on another back end, a row's codes may differ from a stage on where rounding decides:
 //               where the half distances of the two codes, in exact arithmetic from the same codes before, differ by at
-//               most the sum of both errors. The error of h_k is that of vq.h plus sum_d |c_kd| t_d (cosine: 2 |t|/|e|).
-//               t_d = (2 latent + stages dim + 4) 2^-24 of the sum of |terms| of e_d with products: a term passes at
-//               most `latent` roundings in P, as many in W_in_i z or as code channels in the sum, and those of s_i.
-//               Without products as `accuracy` says
+//               most the sum of both errors. The error of h_k is that of vq.h plus sum_d |c_kd| t_d (cosine:
+//               2 |t|/|e|). t_d = (2 latent + stages dim + 4) 2^-24 of the sum of |terms| of e_d with products: a term
+//               passes at most `latent` roundings in P, as many in W_in_i z or as code channels in the sum, and those
+//               of s_i. Without products as `accuracy` says
 //   aliasing    none
 //   decode      the sums and the order of the forward: bitwise equal to its y if all stages are used. Codes are clamped
 //               to [0, codes)

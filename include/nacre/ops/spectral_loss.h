@@ -23,7 +23,8 @@
 //                      + mel_log       mean |ln(floor + F M) - ln(floor + F N)|_2
 //              Of the paper's sum over frames a mean is taken, so that the term does not grow with the signal
 //   weights    MelKind::log only: the cells of mel_log may be weighted, w_f a |log10 ...|, still divided by their
-//              number. a = mel_excess where the estimate's clamped band exceeds the target's, else 1. Of the target alone:
+//              number. a = mel_excess where the estimate's clamped band exceeds the target's, else 1. Of the target
+//              alone:
 //                w_f = 1 + mel_transient min(1, max(0, level_f - level_(f-1)) / transient_rise); w_0 = 1
 //                level_f = 10 log10(1e-6 + sum (h y)^2 / (3/8 window)) in dB, y the samples of frame f
 //              1e-6 (-60 dB of a full-scale square wave) keeps noise after digital silence from being a transient
@@ -35,8 +36,8 @@
 //              samples f hop to f hop + hop - 1, begins before it): ceil(lengths[b] / hop) either way.
 //              Lengths are clamped to [0, time]. Without a counted frame, losses and gradients are 0
 //   gradient   |X| has gradient X / |X|, and 0 where X = 0 (or |X|^2 underflows); |X|^2 has 2 X; |a - b| has 0 at
-//              a = b; max(a, floor) has 1 from a = floor on; |v|_2 has 0 at v = 0. Signals whose |X|^2 is finite give finite results; NaN and
-//              infinity give NaN losses
+//              a = b; max(a, floor) has 1 from a = floor on; |v|_2 has 0 at v = 0. Signals whose |X|^2 is finite give
+//              finite results; NaN and infinity give NaN losses
 //   saved      nothing
 //   writes     losses, dstft and dmel are =; an empty gradient and its transform are skipped
 //   aliasing   none; lengths and losses may have any shape of that many elements

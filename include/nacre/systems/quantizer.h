@@ -11,8 +11,8 @@
 //   s = synthesiser(p + r^)  a residual unit, or nothing
 //
 // Both cascades pass the gradient straight through, and r is not detached from p. Where all codebooks are used, the two
-// gradients at p of the reconstruction cancel, and p follows the commitment of the short cascade, which asks for a small
-// rest. An item that uses long-term codebooks alone has r^ = 0 and no gradient through r.
+// gradients at p of the reconstruction cancel, and p follows the commitment of the short cascade, which asks for a
+// small rest. An item that uses long-term codebooks alone has r^ = 0 and no gradient through r.
 #include <cstdint>
 #include <functional>
 #include <optional>

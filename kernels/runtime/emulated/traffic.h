@@ -1,7 +1,7 @@
 #pragma once
-// Counts the bytes of device memory that kernels, copies and transforms move: of each launch the distinct bytes read and
-// the distinct bytes written, each once per launch and direction. A device's DRAM moves at least these, unless they are
-// still in its cache from an earlier launch. Only builds that watch accesses (NACRE_WATCH) can count kernels.
+// Counts the bytes of device memory that kernels, copies and transforms move: of each launch the distinct bytes read
+// and the distinct bytes written, each once per launch and direction. A device's DRAM moves at least these, unless they
+// are still in its cache from an earlier launch. Only builds that watch accesses (NACRE_WATCH) can count kernels.
 //
 //   NACRE_EMULATION_TRAFFIC=FILE   counts from the start, and appends a table by kernel to FILE at the process's end
 //
@@ -20,9 +20,9 @@ struct Traffic {
   int64_t read = 0, written = 0;  ///< bytes of device memory
 };
 
-/// Whether launches are counted from now on. A launch counts when it runs: wait for queued work first. Throws Fault in a
-/// build that does not watch accesses, and if there are buffers of 64 MiB or more that were allocated while nothing was
-/// counted, because those are not watched.
+/// Whether launches are counted from now on. A launch counts when it runs: wait for queued work first. Throws Fault in
+/// a build that does not watch accesses, and if there are buffers of 64 MiB or more that were allocated while nothing
+/// was counted, because those are not watched.
 void count_traffic(bool on);
 bool counts_traffic();
 /// What has run since the last reset, by kernel.
