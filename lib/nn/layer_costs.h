@@ -28,16 +28,6 @@ Costs snake_costs(Shape x, int parameters) {
           .input_gradient = {.floats = 60 * n, .bytes = 3 * bytes + parts, .launches = 1},
           .sums = snake_sums(parts, x, parameters)};
 }
-/// Rows of the tiles of an input gradient that fill 132 multiprocessors, of `columns` columns. It is close to
-/// choose_blocks() in kernels/conv/choose_cuda.cpp, which also looks at shared memory and at single taps.
-inline int64_t tile_rows(int64_t rows, int64_t columns) {
-  int64_t best = 128;
-  for (const int64_t width : {96, 64, 32})
-    if ((columns + width - 1) / width * (width + 32) < (columns + best - 1) / best * (best + 32)) best = width;
-  const auto busy = [&](int64_t high) { return (rows + high - 1) / high * ((columns + best - 1) / best) >= 132; };
-  if (best != 96 && busy(256)) return 256;
-  return best >= 96 && busy(128) ? 128 : 64;
-}
 /// Snake in front of a convolution. Where it is inside of the convolution's kernels, the input gradient reads x and
 /// leaves the parts of two sums per channel. Elsewhere it is a kernel of its own: the convolution's input gradient is
 /// then stored and read once more.
@@ -45,11 +35,9 @@ template <class T>
 Costs snake_costs_inside(Shape x, Shape weight, const Conv1dGeometry& g, int parameters, Precision precision) {
   const auto n = static_cast<double>(x.elements()), bytes = sizeof(T) * n;
   const SnakeConv1dParts inside = snake_conv1d_parts<T>(precision, x, weight, g);
-  const int64_t rows = x.rows() / g.stride, high = tile_rows(rows, g.stride * x.channels);
-  const double parts = inside.parts > 0
-                           ? 2 * float_bytes * static_cast<double>((rows + high - 1) / high * g.stride * x.channels)
-                       : inside.in_input_gradient ? 0
-                                                  : snake_part_bytes<T>(x);
+  // Snake's parameters have two sums. The kernels of ends leave so few parts that they do not count.
+  const double parts = inside.in_input_gradient ? 2 * float_bytes * static_cast<double>(inside.parts * x.channels)
+                                                : snake_part_bytes<T>(x);
   const Work alone{.bytes = 2 * bytes, .launches = 1};
   Costs c{.forward = {.floats = 20 * n},
           .input_gradient = {.floats = 60 * n, .bytes = bytes + parts},
