@@ -106,7 +106,7 @@ class Context {
 
   /// Records `step` once; see Graph. The step must not allocate, wait for the device, or branch on device data.
   Graph capture(std::function<void()> step);
-  /// Waits until all work launched so far has finished. Only this function and read() block.
+  /// Waits until all work launched so far has finished. On CUDA, only this function, read() and write() block.
   void synchronize();
 
   /// Copies device to host (read) or host to device (write). `to` and `from` must hold the same number of elements.

@@ -33,7 +33,8 @@ Flow plan_leaky(Plan& p, const std::string& name, Flow a, Flow b, float slope) {
     leaky_relu_forward<T>(c, {.x = both ? View<const T>(out.value) : left.value, .y = out.value, .slope = slope});
   });
   s.backward([=](Context& c) {
-    for (const Input<T>& to : {left, right})
+    // If a and b are one activation, its last reading overwrites the gradient and comes first.
+    for (const Input<T>& to : {right, left})
       if (to.grad)
         leaky_relu_backward<T>(c, {.y = out.value, .dy = out.grad, .dx = to.grad, .slope = slope, .add_dx = to.add});
   });

@@ -19,7 +19,8 @@ Flow plan_sum(Plan& p, const std::string& name, Flow a, Flow b) {
   s.costs({.forward = {.bytes = 3.0 * sizeof(T) * static_cast<double>(a.shape.elements()), .launches = 1}});
   s.forward([=](Context& c) { add<T>(c, {.a = left.value, .b = right.value, .y = out.value}); });
   s.backward([=](Context& c) {
-    for (const Input<T>& to : {left, right})
+    // If a and b are one activation, its last reading overwrites the gradient and comes first.
+    for (const Input<T>& to : {right, left})
       if (to.grad) accumulate<T>(c, {.x = out.grad, .y = to.grad, .add = to.add});
   });
   return out.flow;

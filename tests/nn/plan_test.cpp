@@ -6,6 +6,7 @@
 
 #include "harness.h"
 #include "nacre/nn/parameters.h"
+#include "nn/sum.h"
 
 using namespace nacre;
 using namespace nacre::test;
@@ -157,6 +158,31 @@ TEST_CASE("plan: a sum shares its gradient with one of its terms", "[plan]") {
   CHECK(b.y.grad);
   CHECK_FALSE(overlap(a.y.grad, b.y.grad));
   CHECK((term[0].grad.data == nullptr) != (term[1].grad.data == nullptr));  // the other one copies
+}
+
+TEST_CASE("plan: the sum of an activation and itself has twice the gradient", "[plan]") {
+  for (const bool read_later : {false, true}) {  // then the sum's gradient is added to what x has
+    CAPTURE(read_later);
+    Context ctx;
+    Plan plan(ctx, Purpose::training);
+    Output<float> x;
+    plan.reserve([&](Plan& p) {
+      const auto ends = [&](Flow f, float gradient) {
+        const Step s = p.step("end");
+        const Input<float> y = s.reads<float>(f);
+        s.backward([=](Context&) {
+          for (int64_t i = 0; i < y.grad.elements(); ++i) y.grad.data[i] = gradient + (y.add ? y.grad.data[i] : 0);
+        });
+      };
+      x = p.source<float>({.channels = 3}, true);
+      ends(sum_of(p, "sum", x.flow, x.flow), 5);
+      if (read_later) ends(x.flow, 100);
+    });
+    for (int run = 0; run < 2; ++run) {
+      plan.run();
+      for (int64_t i = 0; i < 3; ++i) CHECK(x.grad.data[i] == (read_later ? 110 : 10));
+    }
+  }
 }
 
 TEST_CASE("plan: a residual whose input is read later is added, not shared", "[plan]") {

@@ -14,8 +14,8 @@
 //              not change. Rows must not overlap or share a gain
 //   zero rows  a row with a gain and |v|^2 below 2^-126 has no direction: its w is 0, and dv and dg do not change,
 //              which avoids infinities and NaN. Such a row stays zero, so initial weights must not be zero
-//   order      each row is summed separately, in 64 interleaved partial sums; bits do not depend on the number of
-//              threads
+//   order      each row is summed separately, in interleaved partial sums: 64 on the CPU, where bits do not depend on
+//              the number of threads; one per thread of a warp (short rows) or of a block (long rows) on CUDA
 //   accuracy   w within 8 ulp of a double reference (relative, rows to 2^16 long); without a gain, float w has the
 //              bits of v
 //   cost       forward reads v twice (the second time from cache; once without a gain) and writes w; backward also
