@@ -32,9 +32,9 @@ struct Expand {
 /// null. The terms g x sin cos and g sin^2 are summed for alpha and beta over the block.
 ///
 /// Shared memory holds the samples of the narrow side that the block's rows read, halo included: 4 (32 * 21 + 6) bytes.
-/// The seven of a row are in the registers `window`, sample row + j at index j % 7. A row loads its last sample over
-/// the first one of the row before, so a sample is read from shared memory once per thread. All threads of a strip read
-/// the same sample.
+/// The seven of a row are in the registers `window`, sample s of the strip at index s % 7. A row loads its last sample
+/// over the first one of the row before, so a sample is read from shared memory once per thread. All threads of a strip
+/// read the same sample.
 template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(threads, 3) expand_kernel(Expand<T> e, StripPl
           }
 #pragma unroll
           for (int i = 0; i < P; ++i) {
-            // The signs of sin and cos are only right together, which suffices: they occur as products of two.
+            // sin and cos may both have the wrong sign (sin_cos_pi_unsigned): only their products are used.
             const vec::SinCos s = vec::sin_cos_pi_unsigned(frequency[i], x.v[i]);
             const float by_phase = v.v[i] * (s.sin * s.cos);
             sums[0][i] += by_phase * x.v[i];
@@ -146,8 +146,9 @@ constexpr int contract_floats = max_strips * sums_of_strip * 5;  // at most stri
 /// block.
 ///
 /// After the barrier a thread adds the columns of one result, and, for the first six rows of a strip, those that the
-/// strip before it left. The first six rows of strip 0 belong to the block before, which computes them itself: blocks
-/// overlap by the halo. `pitch` is odd, so threads that read neighbouring rows of `parts` are in different banks.
+/// strip before it left. The first six rows of strip 0 belong to results of the block before, which computes them
+/// itself: blocks overlap by the halo. `pitch` is odd, so threads that read neighbouring rows of `parts` are in
+/// different banks.
 template <class T, bool snake, bool aligned>
 __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, StripPlan c) {
   constexpr int P = pack_size<T>;
@@ -199,7 +200,8 @@ __global__ void __launch_bounds__(threads, 3) contract_kernel(Contract<T> e, Str
     for (int j = 0; j < halo; ++j) to[(short_strip + j) * pitch] = sums[j];
   }
   __syncthreads();
-  // The columns of a result are added in ascending order, those of the strip that begins it last.
+  // The columns of a result are added in ascending order: first those of the strip that completes it, then those of the
+  // strip before.
   const float bias = e.bias == nullptr ? 0.0f : e.bias[0];
   for (int t = static_cast<int>(threadIdx.x); t < count && first_row + t < c.out_end; t += threads) {
     if (first_row + t < c.out_begin) continue;

@@ -21,7 +21,7 @@ struct Weights {
 
 /// Thread t has pack t % columns of the channels in strip t / columns of the block, and adds the strip's 35 rows in
 /// float and in their order: seven products and the value itself for each of P channels. As in expand_kernel, a window
-/// of the narrow side slides through registers, sample row + j at index j % 7, and samples come from shared memory,
+/// of the narrow side slides through registers, sample s of the strip at index s % 7. Samples come from shared memory,
 /// which holds those of the whole block. add_strips then adds the strips in double. It takes the eight sums in two
 /// rounds of four, so that `buffer` is half as large: 16 P threads bytes.
 ///
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
         frequency[i] = p.frequency, gain[i] = p.gain;
       }
     }
-    // Rows beyond the end are zero packs; a strip may have none.
+    // Rows beyond the end count as zeros; a strip may lie beyond the end as a whole.
     const int64_t row = first_row + strip * long_strip;
     const T* const from = e.wide + (item * c.wide_time + (padded ? 0 : row)) * c.channels + channel;
     const int rows = c.wide_rows - row < long_strip ? static_cast<int>(c.wide_rows - row) : long_strip;
@@ -86,8 +86,8 @@ __global__ void __launch_bounds__(threads, 3) weights_kernel(Weights<T> e, Strip
   add_strips<T, 4>(c, low, buffer, out, c.channels);
   add_strips<T, 4>(c, high, buffer, out + 4 * c.channels, c.channels);
   if (!e.narrow_sum) return;
-  // The block's share of the narrow side, unpadded, and therefore from memory: rows [first_row, first_row +
-  // rows_of_block). The tiles cover the longer of the two sides.
+  // The block's share of the narrow side without padding: samples [first_row, first_row + rows_of_block). They are read
+  // from memory, because the copy in shared memory is shifted and padded. The tiles cover the longer of the two sides.
   float sum = 0;
   for (int i = static_cast<int>(threadIdx.x); i < rows_of_block && first_row + i < c.narrow_time; i += threads)
     sum += to_float(narrow_from[first_row + i]);

@@ -22,9 +22,8 @@ __device__ __forceinline__ float load1(const unsigned char* p) { return *reinter
 ///   b K-major     columns tx + 4 j               loads 4 elements of k per column
 ///   b MN-major    columns 4 tx + 0..3, + 16      loads 4 columns per element of k
 ///
-/// With a K-major a and an MN-major b only 2 elements of k are loaded per row. save() writes the results to where they
-/// belong. Lanes of equal ty read the same a, lanes of equal tx the same b. Eight rows at `pitch` begin in different
-/// banks.
+/// With a K-major a and an MN-major b only 2 elements of k are loaded per row. Lanes of equal ty read the same a, lanes
+/// of equal tx the same b. Eight rows at `pitch` begin in different banks.
 struct FmaEngine {
   using T = float;
   static constexpr int depth = 32;

@@ -301,7 +301,8 @@ struct WeightPlan {
 };
 
 /// sums[o sum_o + i sum_i] += the products of all rows of `outs` columns of dy and `ins` of x, one vector each: lane j
-/// adds the rows j, j + 16, ... The sums stay in registers over the chunk. Rows up to a whole vector are zeros in both.
+/// adds the rows j, j + 16, ... The sums stay in registers over the chunk. In rows that only fill up the last vector dy
+/// is zero; x may have samples there that other taps read.
 template <int outs, int ins>
 NACRE_INLINE void add_products(const float* dy, int64_t dy_column, const float* x, int64_t x_column, int64_t rows,
                                float* sums, int64_t sum_o, int64_t sum_i) {

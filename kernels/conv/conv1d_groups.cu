@@ -79,7 +79,7 @@ __device__ __forceinline__ void add_tap(float (&sum)[rows_each][4], const T* x, 
   }
 }
 
-/// Stores four channels of a sample. `from`: where they begin among all channels.
+/// Stores four channels of a sample. `index`: the first of these elements in the result; `channel`: its channel.
 template <class T>
 __device__ __forceinline__ void store_four(const Product<T>& a, int64_t index, int64_t channel, const float (&sum)[4]) {
   float v[4];

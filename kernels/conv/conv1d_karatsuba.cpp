@@ -424,8 +424,8 @@ void product(Context& ctx, const Problem& problem, const Scheme& scheme, const F
 }
 
 /// How weight_gradient() divides its work: a task has one part of the tiles and up to 64 outputs. Groups have 8 tiles,
-/// the depth of multiply_across. There are parts enough for three or four tasks; if there are more, each has at least
-/// 512 tiles, because every part has sums of the whole weight.
+/// the depth of multiply_across. There are parts enough for at least three tasks. More parts are used only if each has
+/// at least 512 tiles, because every part has sums of the whole weight.
 struct GradientPlan {
   const Scheme& scheme;
   Tiles tiles;
@@ -444,7 +444,7 @@ struct GradientPlan {
   int64_t slot() const { return block * (x.step() + y.step()) + scheme.rows_in * in; }
 };
 
-// A kernel of two strides has an even number of taps.
+// Seven taps mean stride 1, because a kernel of two strides has an even number of taps.
 const Scheme& scheme_of(Shape weight) { return scheme(weight.time == 7 ? 8 : 2); }
 
 // Measured (docs/decisions/conv1d-fewer-products.md, conv1d-cpu-loops-by-shape.md): for narrow rows the sums and

@@ -18,9 +18,9 @@ namespace {
 // same equations for the gradient of the taps, so `spread` makes the factors of taps and of rows of dy, and `gather`
 // adds the products of rows of y and of taps.
 //
-// The three products of level p have the numbers 3 p, 3 p + 1 and 3 p + 2, in the order of the factors w0, w0 + w1 and
-// w1. So after three levels product q is described by the base-3 digits of q. X(h) belongs to all three products, so
-// the differences go to a new array.
+// The three problems that problem p of a level becomes have the numbers 3 p, 3 p + 1 and 3 p + 2 on the next level, in
+// the order of the factors w0, w0 + w1 and w1. So after three levels the base-3 digits of q describe product q. X(h)
+// belongs to all three problems, so the differences go to a new array.
 // split_level computes the factors of inputs: one vector of each of the 2 n - 1 rows in x, and the products of a
 // problem that has number p among those of its level. Leaves store a factor, except for number `drop`.
 template <int lanes, int n, int p, int drop>
@@ -91,7 +91,7 @@ NACRE_INLINE void spread_body(const float* const* rows, int64_t size, float* to,
   }
 }
 
-/// The products of level p, added to n rows of y or to n taps.
+/// y = the n rows of y, or the n taps, that follow from the products of problem p.
 template <int lanes, int n, int p, int drop>
 NACRE_INLINE void gather_level(const float* from, int64_t step, typename Vector<lanes>::Type* y) {
   if constexpr (n == 1 && p == drop) {
@@ -224,7 +224,7 @@ NACRE_INLINE void strip(const float* a, int64_t a_row, int64_t a_group, const fl
     for (int64_t m = 0; m < rows_of_group; m += R)
       tile<lanes, R, V>({.a = a + m * a_row, .row = a_row}, b, width, depth, c + m * c_row, c_row);
 }
-/// `rows` is a multiple of 16, so tiles of 4 or 8 rows come out even.
+/// The widest tile that the panel still fills. A group has 6 or 12 rows, which are whole tiles of 6 or one of 12.
 template <int lanes>
 NACRE_INLINE void multiply_body(const float* a, int64_t a_row, int64_t a_group, const float* b, int64_t width,
                                 int64_t depth, float* c, int64_t c_row, int64_t c_group, int64_t rows_of_group,
@@ -274,6 +274,7 @@ NACRE_INLINE void tile_across(const float* a, int64_t a_row, int64_t a_group, co
       to = add ? to + sum[i][n] : sum[i][n];
     }
 }
+/// `rows` is a multiple of 16, so tiles of 4 or 8 rows come out even.
 template <int lanes>
 NACRE_INLINE void multiply_across_body(const float* a, int64_t a_row, int64_t a_group, int64_t rows, const float* b,
                                        int64_t width, int64_t b_group, int64_t groups, float* c, int64_t c_row,

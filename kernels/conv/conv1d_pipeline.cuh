@@ -2,6 +2,7 @@
 // The pipeline of the tiled convolutions: tiles come from global memory by cp.async, are transformed where they lie in
 // shared memory, and are multiplied, while later tiles are on their way. It stands here once, for the forward and the
 // input gradient (conv1d_tile.cuh) and for the weight gradients (conv1d_tile_weights.cuh, conv1d_tile_taps.cuh).
+//
 // A kernel is
 //   loaders      which copy one tile each into a buffer of a ring (PackColumn says which packs a thread copies)
 //   a transform  the input policy's function and the rounding to tf32, of the packs that the thread copied itself

@@ -87,7 +87,7 @@ struct LayoutSizes {
     const int64_t gaps = s.gap == 0 || s.virtual_rows % BM == 0 ? 0 : ceil_div(BM - item_alignment, s.virtual_rows);
     return BM + (s.taps - 1) * s.tap_rows + static_cast<int>(gaps) * s.gap;
   }
-  /// Buffers for x's tiles: as many chunks as `stages` consecutive steps can belong to. With three or more taps these
+  /// Buffers for x's tiles: as many chunks as `stages` consecutive steps can belong to. With two or more taps these
   /// are two: the tile being multiplied, and the next one, whose fetch starts as soon as its buffer is free.
   static constexpr int a_tiles(const Shifted& s) {
     const int tiles = (stages - 2 + s.taps) / s.taps + 1, chunks = (s.depth + depth - 1) / depth;

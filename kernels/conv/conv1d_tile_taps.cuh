@@ -98,9 +98,9 @@ struct TapsShare {
 
 /// The steps of the pipeline (conv1d_pipeline.cuh), taps_rows rows each. x's rows are copied, transformed once, and
 /// stored behind the halo of a tile, which is the end of the tile before. Tiles take turns. One barrier per step
-/// suffices: arrived(step) writes tile step % 2, which was last read two steps ago, so before the barrier of the last
-/// step. The end of the other tile, which it copies as the halo, was written before that barrier, too. The same holds
-/// for the two halves of the table.
+/// suffices: arrived(step) writes tile step % 2. All threads read that tile two steps earlier, which is before the
+/// barrier of the previous step. The end of the other tile, which is copied as the halo, was written before that
+/// barrier, too. The same holds for the two halves of the table.
 template <Product P, class Input>
 struct TapsSteps {
   using Engine = typename EngineOf<P>::type;

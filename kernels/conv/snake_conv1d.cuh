@@ -5,10 +5,10 @@
 
 namespace nacre::cuda::tile {
 
-/// x + sin^2(a x) / b for the packs of x's tiles, in place (see PlainInput for what a policy is). It maps 0 to 0, so
-/// padding may be activated like any other sample. The forward keeps one Parameters for each channel of x in shared
-/// memory and reads a pack's as a Column, which is aligned for accesses of 16 bytes: 8 bytes per channel, which are the
-/// input_bytes of choose_cuda.cpp. The weight gradients keep the Column of their fixed channels in registers.
+/// x + sin^2(a x) / (b + eps) for the packs of x's tiles, in place (see PlainInput for what a policy is). It maps 0 to
+/// 0, so padding may be activated like any other sample. The forward keeps one Parameters (8 bytes) for each channel of
+/// x in shared memory; these are the input_bytes of choose_cuda.cpp. It reads those of a pack as a Column, which is
+/// aligned for accesses of 16 bytes. The weight gradients keep the Column of their fixed channels in registers.
 template <class T>
 struct SnakeInput {
   static constexpr bool active = true;

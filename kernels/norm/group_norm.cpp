@@ -39,7 +39,8 @@ constexpr int64_t part_elements = 16384;  ///< elements of x per part; a part ha
 constexpr int64_t tile = 512;  // channels whose sums lie on the stack
 
 /// How x is divided. Over an item, a set is the `rows` rows of an item and `width` channels; over a position, it is
-/// `width` channels of one row. Then the rows of all items are one item, because sets do not depend on items.
+/// `width` channels of one row. In the latter case the rows of all items are treated as one item, because sets do not
+/// depend on items.
 struct Layout {
   int64_t batch, rows, channels, groups, width;  ///< rows of an item; channels of a group
   int64_t part_rows, parts;                      ///< parts of an item
@@ -179,7 +180,7 @@ NACRE_INLINE void products(const Rows<T>& a, double* __restrict sum_d, double* _
 NACRE_CLONES void add_products(const Rows<float>& a, double* sum_d, double* sum_dh) { products(a, sum_d, sum_dh); }
 NACRE_CLONES void add_products(const Rows<bf16>& a, double* sum_d, double* sum_dh) { products(a, sum_d, sum_dh); }
 
-/// dx = r (d - mean_d - h mean_dh), written as r gain dy - r mean_d - (x - mean) r^2 mean_dh, so that a row has two
+/// dx = r (d - mean_d - h mean_dh), written as r gain dy - r mean_d - (x - mean) r^2 mean_dh, so that a set has two
 /// constants.
 template <bool add_dx, class T>
 NACRE_INLINE void input_gradient(const Rows<T>& a, float mean_d, float mean_dh) {

@@ -111,7 +111,7 @@ __device__ __forceinline__ void put_statistics(double pivot, double sum, double 
 // ---- over an item
 
 /// The rows as the moments see them. Several groups: those of x. A single group is contiguous over the rows of an item,
-/// so the item is cut into rows of any width that divides it. `pack` elements per access.
+/// so the item is cut into rows of up to 32 packs, whose width must divide the item. `pack`: elements per access.
 struct MomentRows {
   int pack;
   Tiling tiling;

@@ -104,7 +104,7 @@ NACRE_CLONES void gradient_sums_of_part(const float* __restrict x, const float* 
   sums[0] = total(plain), sums[1] = total(products);
 }
 
-/// dx = du - mean of du, with du = scale dy: all samples but that of the peak.
+/// dx = du - mean of du, with du = scale dy, which holds for all samples but that of the peak.
 NACRE_CLONES void gradient_part(const float* __restrict dy, float* __restrict dx, int64_t n, float scale, float mean) {
   for (int64_t i = 0; i < n; ++i) dx[i] = scale * dy[i] - mean;
 }
@@ -163,8 +163,8 @@ void level_forward(Context& ctx, const LevelForward& a) {
     const int64_t part = std::max_element(peaks + item * p.parts, peaks + (item + 1) * p.parts) - peaks;
     const float* const x = a.x.data + p.begin(part);
     int64_t at = 0;
-    // From the end, so that the first of equal samples is left. `at` stays 0 if no sample matches, which takes NaN in
-    // all u.
+    // From the end, so that `at` is the first of equal samples. It stays 0 if no sample matches, that is if all u are
+    // NaN.
     for (int64_t i = p.length(part) - 1; i >= 0; --i)
       if (std::fabs((x[i] - of.mean) - of.rest) == peaks[part]) at = i;
     float* const to = a.statistics.data + 4 * item;
@@ -205,7 +205,7 @@ void level_backward(Context& ctx, const LevelBackward& a) {
     const Statistics of = load_statistics(a.statistics.data + 4 * item);
     const double whole = static_cast<double>(of.peak) + static_cast<double>(a.eps),
                  scale = static_cast<double>(a.peak) / whole;
-    // The gradient of the peak m, which its sample alone has: sign(u) s / (m + eps) times the sum of dy u.
+    // What du has less at the sample of the peak, because m depends on it: sign(u) s / (m + eps) times the sum of dy u.
     const float u = (a.x[item * s.time + of.at()] - of.mean) - of.rest;
     const double taken = (u > 0 ? 1.0 : u < 0 ? -1.0 : 0.0) * scale / whole * add_partials(products + first, p.parts);
     // The mean of du over the item.
@@ -214,8 +214,8 @@ void level_backward(Context& ctx, const LevelBackward& a) {
     float* const dx = a.dx.data + p.begin(part);
     const int64_t at = of.at() - p.position(part);
     const bool here = at >= 0 && at < n;
-    // The loops treat the sample of the peak like all others, and it is written again afterwards, rounded once, from
-    // numbers in double. With add_dx its old value is kept, because the loop adds to it.
+    // The loops treat the sample of the peak like all others. Afterwards it is computed again, in double, and written.
+    // With add_dx its old value is saved first, because the loop overwrites it.
     const float before = here && a.add_dx ? dx[at] : 0.0f;
     (a.add_dx ? add_gradient_part : gradient_part)(dy, dx, n, static_cast<float>(scale), static_cast<float>(mean));
     if (here) dx[at] = before + static_cast<float>(scale * static_cast<double>(dy[at]) - taken - mean);

@@ -29,9 +29,9 @@ struct Part {
     n = static_cast<int>(rest < sum_part ? rest : sum_part);
   }
 };
-/// Calls f(offset) for the packs of this thread, `offset` samples behind the part's first. Thread i takes samples 4 i
-/// .. 4 i + 3 of each 1024, whether aligned or not, so that the order of sums does not depend on addresses. Offsets may
-/// lie beyond a part that is shorter.
+/// Calls f(offset) for the packs of this thread, which begin `offset` samples after the part's first. Thread i takes
+/// samples 4 i to 4 i + 3 of each 1024, whether aligned or not, so that the order of sums does not depend on addresses.
+/// Offsets may lie beyond the end of the item's last part.
 template <class F>
 __device__ __forceinline__ void each_pack(const F& f) {
   constexpr int P = pack_size<float>;
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(sum_threads)
   const double whole = static_cast<double>(of[1]) + static_cast<double>(a.eps),
                scale = static_cast<double>(a.peak) / whole;
   const float u = Mean{of[0], of[3]}.removed(a.x.data[p.item * time + position]);
-  // As in level.cpp: `taken` is the gradient of the peak m, which its sample alone has; `mean` is the mean of du.
+  // As in level.cpp: `taken` is what du has less at the sample of the peak; `mean` is the mean of du.
   const double taken = (u > 0 ? 1.0 : u < 0 ? -1.0 : 0.0) * scale / whole * product;
   const double mean = (scale * sum - taken) / static_cast<double>(time);
   const float rounded_scale = static_cast<float>(scale), rounded_mean = static_cast<float>(mean);

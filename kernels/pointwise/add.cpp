@@ -44,7 +44,7 @@ void accumulate(Context& ctx, const Accumulate<T>& a) {
   parallel_elements(ctx, a.y.elements(), [&](int64_t begin, int64_t end) {
     if (a.add)
       add_loop(a.y.data + begin, a.x.data + begin, a.y.data + begin, end - begin);
-    // A buffer is its own copy already.
+    // If x and y are one buffer, there is nothing to copy.
     else if (a.x.data != a.y.data)
       std::copy(a.x.data + begin, a.x.data + end, a.y.data + begin);
   });

@@ -33,7 +33,7 @@ struct Item {
 
   Item(Shape x, Shape y, const AveragePoolGeometry& geometry)
       : time(x.time), length(y.time), inner(x.width * x.channels), g(geometry) {
-    // whole: the first window that does not begin before x. partial: the first one after it that ends beyond x.
+    // whole: the first window that does not begin before x. partial: the first one from there on that ends beyond x.
     whole = std::min(length, (g.padding + g.stride - 1) / g.stride);
     const int64_t last = time + g.padding - g.taps;  // t stride of the last window inside, if it is not negative
     partial = last < 0 ? whole : std::max(whole, std::min(length, last / g.stride + 1));

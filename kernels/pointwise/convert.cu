@@ -30,8 +30,8 @@ __device__ __forceinline__ void store_eight(bf16* p, const float (&v)[width]) {
 template <class From, class To>
 __global__ void __launch_bounds__(threads)
     convert_kernel(const From* x, To* y, int64_t pack_count, int64_t n, bool add) {
-  // Bound by memory. No other thread has the elements of y that a thread adds to and stores. Elements beyond the last
-  // eight, or all if an address is not aligned, are converted one by one.
+  // Bound by memory. An element of y is read and written by one thread alone. Elements beyond the last whole eight are
+  // converted one by one, and so are all elements if an address is not aligned.
   const int64_t first = grid_thread(), step = grid_threads();
   for (int64_t i = first; i < pack_count; i += step) {
     float v[width], sum[width];

@@ -157,7 +157,7 @@ void film_forward(Context& ctx, const FilmForward<T>& a) {
     if (on_cuda(ctx)) return cuda::film_forward(ctx, a);
   if (x.elements() == 0) return;
   const int64_t channels = x.channels, rows = rows_of_item(x);
-  // A range has at least 8192 elements. It may begin and end inside items.
+  // A range of rows may begin and end inside items. The smallest ranges have about 8192 elements.
   parallel_ranges(ctx, x.rows(), 8192 / channels, [&](int64_t begin, int64_t end) {
     while (begin < end) {  // the rows of one item at a time
       const int64_t item = begin / rows, count = std::min(end, (item + 1) * rows) - begin;

@@ -24,8 +24,8 @@ __global__ void __launch_bounds__(threads) fold_forward_kernel(FoldForward a, in
   }
 }
 
-/// A thread has one sample and gathers dy from its own position and, if the appended samples repeat it, from that of
-/// its reflection, in this order: the one of the CPU. place(at) is the element of dy that reads sample `at` of the
+/// A thread has one sample. It adds dy of the sample's own position and, if the appended samples repeat it, of its
+/// reflection, in the order of the CPU. place(at) is the element of dy that reads sample `at` of the
 /// extended signal. Reads are `length` elements apart for adjacent threads; writes are coalesced.
 __global__ void __launch_bounds__(threads) fold_backward_kernel(FoldBackward a, int64_t length) {
   const int64_t t = grid_thread(), time = a.dx.shape.time;

@@ -55,7 +55,8 @@ __device__ __forceinline__ void add_snake(const GradientSum& s, int64_t c, doubl
   if (s.dbeta != nullptr) s.dbeta[c] += static_cast<float>(db);
 }
 
-/// `columns` elements per block, each by threads / columns threads, which take turns with the parts. Adjacent threads
+/// `columns` elements per block. threads / columns threads share a column: thread l of them adds every such part from
+/// part l on. Adjacent threads
 /// have adjacent columns. After the barrier the first thread of a column adds the others' sums in ascending order.
 /// `values` sums per column: one, or the two of Snake. buffer: shared memory for `values` doubles per thread.
 template <int columns, int values>

@@ -103,7 +103,7 @@ __device__ __forceinline__ void backward_rows(const T* x, const T* dy, T* dx, in
 /// Writes dx, and the sums of ChannelSums over the rows of each block to partial [row blocks][2][channels]; null: no
 /// sums. In order: each thread sums its rows in registers; the sums of all threads go to shared memory; after the
 /// barrier one thread per channel adds those of the block's rows_at_once threads. Inactive threads stay, because of the
-/// barrier. A thread of the block without rows writes zeros.
+/// barrier. An active thread without rows writes zeros to shared memory.
 template <class T, int P, bool add>
 __global__ void __launch_bounds__(threads) snake_backward_kernel(SnakeBackward<T> g, SnakeTiling t, float* partial) {
   // Sums of all threads: [sum_a, sum_b][rows_at_once][width]. Neighbours have neighbouring channels, so accesses to

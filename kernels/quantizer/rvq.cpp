@@ -98,7 +98,7 @@ NACRE_CLONES float squared_difference(const float* __restrict a, const float* __
   for (int64_t i = 0; i < n; ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
   return sum;
 }
-// out[i] += sum over r of s[r] w[r][i], for four rows of n. They load and store out once.
+// out[i] += sum over r of s[r] w[r][i], for four rows w[r] of n floats. Each out[i] is loaded and stored once.
 NACRE_CLONES void add_rows_4(float* __restrict out, const float* __restrict s, const float* __restrict w, int64_t n) {
   const float s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3];
   const float* __restrict w0 = w, * __restrict w1 = w + n, * __restrict w2 = w + 2 * n, * __restrict w3 = w + 3 * n;

@@ -8,7 +8,7 @@
 //   rvq_forward_latent       latent codes of up to 1024 channels, euclidean: 16 rows per block
 //   rvq_forward_factorised   codes of 8 channels, a latent of up to 1024: rvq_factorised.cu
 //   with products            rvq_algebra.cu; any shape: rvq_products.cu
-//   rvq_losses               adds the losses of the rows, whichever kernel left them
+//   rvq_losses               adds the losses of the rows, which each of these kernels writes
 //   rvq_decode               any shape; codes of 8 channels of 8 rows or more: rvq_sum.cu
 //
 // All searches take the codebooks that prepare_codebooks() has prepared.
@@ -20,9 +20,9 @@ constexpr int threads = 256, warps = threads / 32;
 // ---- forward, any shape
 
 /// A warp takes one row through all stages; the residual and e are in scratch, `residuals` [rows][latent] and
-/// `projected` [rows][dim]. Latent codes have no e of their own: the residual is searched. It searches for the nearest
-/// codes, or, without `searches`, reads given ones from a.codes. losses [rows] = the row's |e - E[c]|^2 of the stages
-/// that count.
+/// `projected` [rows][dim]. Latent codes have no e of their own: the residual is searched. With `searches`, the warp
+/// searches for the nearest codes; without, it reads given codes from a.codes. losses [rows] = the sum of |e - E[c]|^2
+/// over the stages that count.
 template <bool searches>
 __global__ void __launch_bounds__(threads)
     rvq_forward_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* residuals,
@@ -193,8 +193,8 @@ __global__ void __launch_bounds__(1024)
 
 // ---- decode
 
-/// y = sum of q over the first `stages` stages, the stride of a.codes. A thread per element. The threads of a row read
-/// its codes from cache; y is written once. Bound by memory.
+/// y = sum of q over the first `stages` stages; a.codes has `stages` codes per row. A thread per element. The threads
+/// of a row read its codes from cache; y is written once. Bound by memory.
 __global__ void __launch_bounds__(threads) rvq_decode_kernel(RvqDecode a, RvqSizes n, int64_t stages) {
   for (int64_t i = grid_thread(); i < n.rows * n.latent; i += grid_threads()) {
     const int64_t row = i / n.latent, c = i % n.latent;

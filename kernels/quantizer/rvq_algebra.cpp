@@ -2,12 +2,12 @@
 
 #include "runtime/lanes.h"
 
-// Factorised codes in numbers of stages x dim on the CPU: rvq_forward with products of the projections, the sum over
-// stages that rvq_decode shares, and rvq_products itself. nacre/ops/rvq.h gives the formulas; the same on CUDA is in
+// Factorised codes by products of the projections, on the CPU: rvq_forward with products, the sum over stages that
+// rvq_decode shares, and rvq_products itself. nacre/ops/rvq.h gives the formulas; the same on CUDA is in
 // rvq_algebra.cu, rvq_sum.cu and rvq_products.cu.
 //
 //   dots               products of rows with rows: W_in z of all stages at once, and P of rvq_products
-//   subtract_products  what a chosen code takes from e of the later stages
+//   subtract_products  e of the later stages, less the share of a chosen code
 //   sum_codes          y from the chosen codes
 namespace nacre {
 namespace cuda {
@@ -62,8 +62,8 @@ NACRE_INLINE void dot_tile(const float* const (&x)[R], const float* const (&w)[w
   at<width>(out) = total;
 }
 
-/// out[r * stride + j] = row r of x times row j of w, for `rows` and `count` rows of n floats. Rows of x beyond the
-/// last one, and of w, repeat the last; their results are dropped.
+/// out[r * stride + j] = row r of x times row j of w, for `rows` rows of x and `count` rows of w, of n floats each. A
+/// tile that goes beyond the last row of x or w repeats that row; the results of repeated rows are dropped.
 template <int width, int R>
 NACRE_INLINE void dot_rows(const float* x, int64_t rows, const float* w, int64_t count, int64_t n, float* out,
                            int64_t stride) {
@@ -181,7 +181,7 @@ const Loops& loops() {
 }
 
 /// e[k] -= sum over d of code[d] p[d][k] for k < n, in the order of d: the code's share of all later stages. Rows of p
-/// are `stride` floats apart. Four of them at once load and store e once, in the same order.
+/// are `stride` floats apart. Four rows at a time, so that e is loaded and stored once for all four.
 NACRE_CLONES void subtract_products(float* __restrict e, const float* __restrict code, const float* __restrict p,
                                     int64_t stride, int64_t dim, int64_t n) {
   int64_t d = 0;
@@ -319,12 +319,12 @@ void rvq_products(Context& ctx, const RvqProducts& a) {
 
   // Scratch: W_out as rows of the latent, [stages][dim][latent]; then W_in_i b_out_j as [j][stages dim].
   float* const transposed = a.scratch.data;
-  float* const of_bias = transposed + all * latent;  // W_in_i b_out_j, [j][i]
+  float* const of_bias = transposed + all * latent;
   transpose_out(ctx, p.out_weight.data, stages, latent, dim, transposed);
   parallel_parts(ctx, stages, [&](int64_t j) {
     const int64_t later = (j + 1) * dim, count = all - later;
-    // The rows of stage j in y: zeros for the stages up to j, then the products of its columns with the rows of W_in
-    // behind.
+    // The rows of stage j in y: zeros for the stages up to j, then the columns of W_out_j times the rows of W_in of the
+    // later stages.
     float* const rows = a.y.data + (1 + j * dim) * all;
     for (int64_t d = 0; d < dim; ++d) std::fill_n(rows + d * all, later, 0.0f);
     const float* const w = p.in_weight.data + later * latent;

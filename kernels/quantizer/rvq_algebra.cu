@@ -27,8 +27,9 @@ __device__ __forceinline__ float2 load_two(const float* p, bool both) {
 /// e of all stages from z alone: projected [rows][stages 8] = W_in z + s. A warp computes e of 9 rows and one stage: 72
 /// sums per lane over every 32nd pair of channels, then over the lanes. Pairs, because sixteen weights and the rows in
 /// flight leave room for 72 sums in 128 registers. A block has 2 groups of rows and 4 stages, so that its loads of z
-/// and of weights are shared in the first-level cache. `packed`: rows and weights are aligned. L: the latent, if there
-/// are 9 rows, it is the usual one and `packed`; else 0. Addresses then are constants. The sums are the same.
+/// and of weights are shared in the first-level cache. `packed`: rows and weights are aligned and the latent is even.
+/// L: the latent, if it is the usual one, there are at least 9 rows, and `packed`; else 0. With L, the offsets of
+/// addresses are constants. The sums are the same.
 template <int L, bool packed>
 __global__ void __launch_bounds__(threads, 2)
     rvq_project_kernel(View<const float> z, const float* in_weight, const float* start, RvqSizes n, float* projected) {
@@ -73,8 +74,8 @@ __global__ void __launch_bounds__(threads, 2)
 /// barriers. The barriers are of the whole block, so that its groups read the same codes at the same time.
 ///
 /// The first barrier of a stage publishes what the threads have subtracted from e, and ends the reads of the candidates
-/// of the stage before; the second one publishes the candidates. Behind it a warp reads e of this stage (the loss)
-/// while others already write e of later stages, which are other columns.
+/// of the stage before; the second one publishes the candidates. After the second one, a warp may read e of this stage
+/// (for the loss) while others write e of later stages; these are other columns.
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_search_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, const float* projected,
                       float* losses) {
@@ -142,8 +143,8 @@ __global__ void __launch_bounds__(group_threads* max_groups, 1)
   }
   if (warp == 2 && losses != nullptr && lane < count) losses[first + lane] = loss;
 }
-/// Dynamic shared memory of a group, in bytes: e of all stages. Then the static one of a block: candidates, values to
-/// compare and chosen codes.
+/// Bytes of dynamic shared memory of a group: e of all stages. Below, the bytes of static shared memory of a block:
+/// candidates, values to compare and chosen codes.
 size_t search_bytes(int64_t stages) { return static_cast<size_t>(group_rows * stages * code_dim) * sizeof(float); }
 constexpr size_t search_static_bytes = max_groups * group_warps * (group_rows + row_values) * 8;
 
@@ -166,7 +167,7 @@ void rvq_forward_products(Context& ctx, const RvqForward& a, const RvqSizes& n, 
          : packed                                                   ? rvq_project_kernel<0, true>
                                                                     : rvq_project_kernel<0, false>,
          a.z, a.projections.in_weight.data, a.projections.products.data, n, projected);
-  // Two groups per block only if single ones would give every multiprocessor more than one block.
+  // Two groups per block only if blocks of one group would outnumber the multiprocessors.
   const int groups = n.rows > int64_t{group_rows} * limits(ctx).multiprocessors ? max_groups : 1;
   launch(ctx,
          {.name = "rvq_search",

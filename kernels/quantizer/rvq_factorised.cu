@@ -27,10 +27,10 @@ template <int J>
 inline constexpr size_t group_bytes = SharedLayout<J>::size * sizeof(float);
 static_assert(group_bytes<4> <= least_shared_per_block);
 
-/// Sums of e over the channels of the warp, to `sums`, which is [row][8]. Lane 8 p + q adds the code channels 2 p and 2
-/// p + 1 over the latent channels 4 q .. 4 q + 3 of each 32 of the warp's 32 J; so eight lanes cover all, and the four
-/// lanes of a q read the same 16 bytes of a residual. `residuals`: those of the group. The warp barrier publishes what
-/// other lanes of the warp have subtracted from them.
+/// Sums of e over the channels of the warp, to `sums`, which is [row][8]. Lane 8 p + q adds code channels 2 p and
+/// 2 p + 1 over latent channels 4 q to 4 q + 3 of every 32 of the warp's 32 J channels. So the eight lanes of a p cover
+/// these channels, and the four lanes of a q read the same 16 bytes of a residual. `residuals`: those of the group. The
+/// warp barrier publishes what other lanes of the warp have subtracted from them.
 template <int J>
 __device__ __forceinline__ void sum_channels(const float* residuals, const float* in_weight, float* sums) {
   constexpr int L = J * group_threads;
@@ -131,8 +131,8 @@ __device__ __forceinline__ void subtract_codes(const float* chosen, const OutWei
 ///
 /// The first barrier of a stage publishes the sums; it also ends all reads of the candidates of the stage before. The
 /// second one publishes the candidates; it also ends all reads of the sums, which the next stage overwrites. Residuals
-/// and y need none, because the lanes of a warp share them with no other warp. Rows beyond the last one are zeros: they
-/// pass through all stages, because their group has to reach the barriers, and are not written.
+/// and y need none, because a warp alone reads and writes its channels of them. Rows beyond the last one are zeros.
+/// They pass through all stages, because their group has to reach the barriers; their results are not written.
 template <int J>
 __global__ void __launch_bounds__(group_threads* max_groups, 1)
     rvq_factorised_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, Weights weights,

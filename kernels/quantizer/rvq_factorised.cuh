@@ -125,7 +125,7 @@ __device__ __forceinline__ void search_rows(const float* x, const float* prepare
 }
 
 /// Eight lanes per row find the best of the warps' candidates, four rows at once. `chosen` [row][8] gets the codes'
-/// channels, for which lane v has channel v % 8 of row v / 8; lane `row` returns that row's code.
+/// channels, of which lane l writes the elements l, l + 32 and l + 64. Lane `row` returns that row's code.
 __device__ __forceinline__ int32_t choose_codes(const uint32_t* candidates, const float* codebook, float* chosen) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   int32_t my_code = 0;

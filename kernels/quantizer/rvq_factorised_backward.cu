@@ -1,11 +1,9 @@
 // rvq_backward for factorised codes of 8 channels, in three steps; factorised_backward() in rvq.cpp has the formulas.
 //
 // 1. Chain: a group of threads takes its rows back through all stages, as in the forward, and stores de, 8 floats per
-// row and stage, and dz.
-//
+//    row and stage, and dz.
 // 2. Sums: given de, latent channels are independent. A block of 32 channels and a run of rows recomputes r and g in
-// shared memory and sums the gradients of the weights in registers.
-//
+//    shared memory and sums the gradients of the weights in registers.
 // 3. The partial sums of the runs are added. The gradient of in_bias is a sum of de alone, in a kernel of its own.
 //
 // For 2376 rows, latent 1024, 9 stages: the chain issues about 1650 instructions per thread and stage (SASS, sm_90a),
@@ -154,9 +152,10 @@ static_assert(sums_floats * sizeof(float) <= least_shared_per_block);
 /// chunk. partial [runs][stages][columns][latent], with the columns dW_in (8), dW_out (8) and db_out. A run is a number
 /// of whole chunks, and a chunk passes through all stages twice: forward to its last residual, then back.
 ///
-/// Barriers of a stage: the first one ends the reads of the codes (and de) of the stage before, the second one
-/// publishes those of this stage, the third one publishes the warps' sums. `sums` is written again only behind the two
-/// barriers of the next stage. 57.5 KiB of shared memory.
+/// Barriers of a stage on the way back: the first one ends the reads of the codes and de of the stage before, the
+/// second one publishes those of this stage, the third one publishes the warps' sums. The reads of `sums` end before
+/// the first barrier of the next stage, which writes `sums` after its second one. A stage on the way forward has only
+/// the first two. 57.5 KiB of shared memory.
 __global__ void __launch_bounds__(threads)
     rvq_factorised_sums_kernel(RvqBackward a, RvqSizes n, RowMask mask, Weights weights, int L, const float* de,
                                float* partial) {
@@ -258,7 +257,7 @@ __global__ void __launch_bounds__(threads)
   }
 }
 
-/// The gradients += the partials, whose runs a thread adds in order, one element each.
+/// The gradients += the partials. A thread adds the runs of one element in order.
 __global__ void __launch_bounds__(threads)
     rvq_factorised_add_kernel(RvqBackward a, RvqSizes n, int64_t runs, const float* partial) {
   const int64_t all = n.stages * columns * n.latent;

@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 /// A warp takes one row through all stages. `projected` [rows][stages dim] has e of all stages: first W_in_i z + s_i,
-/// then each stage subtracts the share of its code from the stages behind it. Lanes share the row through global
+/// then each stage subtracts the share of its code from the later stages. Lanes share the row through global
 /// memory, so __syncwarp() stands between the writes of a stage and the reads of the next one.
 __global__ void __launch_bounds__(threads)
     rvq_small_kernel(RvqForward a, RvqSizes n, RowMask mask, const float* prepared, float* projected, float* losses) {

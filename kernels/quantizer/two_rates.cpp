@@ -88,7 +88,7 @@ void split_stages(Context& ctx, const SplitStages& a) {
   expect_shape("split_stages", "short_frames", a.short_frames, a.stages.shape);
   if constexpr (with_cuda)
     if (on_cuda(ctx)) return cuda::split_stages(ctx, a);
-  // A few numbers per batch: no parallel loop.
+  // Three numbers per item: too few for a parallel loop.
   const auto most = static_cast<int32_t>(a.long_codebooks), positions = static_cast<int32_t>(a.positions);
   for (int64_t b = 0; b < a.stages.elements(); ++b) {
     a.long_stages[b] = std::min(a.stages[b], most);

@@ -16,7 +16,7 @@ constexpr int threads = 256;
 __global__ void __launch_bounds__(threads) rest_kernel(Rest a) {
   for (int64_t i = grid_thread(); i < a.y.elements(); i += grid_threads()) a.y[i] = a.z[i] - a.p[i];
 }
-/// dz and dp of one read of dy: d = dy, or 0 in items without stages of the second cascade.
+/// dz and dp from one read of dy: d = dy, or 0 in items without stages of the second cascade.
 __global__ void __launch_bounds__(threads) rest_backward_kernel(RestBackward a, int64_t per_item) {
   for (int64_t i = grid_thread(); i < a.dy.elements(); i += grid_threads()) {
     const float d = a.stages[i / per_item] > 0 ? a.dy[i] : 0.0f;

@@ -174,7 +174,7 @@ void vq_ema(Context& ctx, const VqEma& a) {
       // The codebook row first stores this batch's sum, then the new code.
       sum_rows(x, dim, order + s * rows + run[0], run[1] - run[0], code);
       count = a.decay * count + (1 - a.decay) * static_cast<float>(run[1] - run[0]);
-      // count and sums are averages of the same weights, so their quotient is a mean of rows.
+      // count and sums have the same weights, so their quotient is a weighted mean of rows (but for eps).
       const float scale = 1 / (count + a.eps);
       for (int64_t d = 0; d < dim; ++d) {
         sum[d] = a.decay * sum[d] + (1 - a.decay) * code[d];
@@ -271,7 +271,7 @@ void vq_kmeans(Context& ctx, const VqKmeans& a) {
     }
   }
   if (!a.counts) return;
-  // The codebook has changed since the last assignment.
+  // The counts are those of the final codebook, which is not the one of the last assignment.
   assign();
   for (int64_t k = 0; k < codes; ++k) a.counts[k] = static_cast<float>(first[k + 1] - first[k]);
 }

@@ -66,8 +66,8 @@ template <int D>
 __global__ void __launch_bounds__(threads)
     vq_nearest_rows_kernel(const float* x, int64_t rows, const float* prepared, int padded, VqMetric metric,
                            int32_t* out, float* half_distances) {
-  // The codebook passes through shared memory in chunks [D][chunk], with the norms after them: 20, 36 and 34 KiB for D
-  // = 4, 8 and 16. All threads read the same code, by broadcast. Thread t has rows t, t + 256, t + 512 and t + 768 of
+  // The codebook passes through shared memory in chunks [D][chunk], with the norms after them: 20, 36 and 34 KiB for
+  // D = 4, 8 and 16. All threads read the same code, by broadcast. Thread t has rows t, t + 256, t + 512 and t + 768 of
   // the block; rows beyond the last one are zeros and not written. padded and chunk are multiples of 128, so a chunk is
   // whole packs.
   constexpr int R = 4, chunk = 8192 / D < 1024 ? 8192 / D : 1024;

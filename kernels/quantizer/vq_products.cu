@@ -199,8 +199,8 @@ __device__ __forceinline__ void write_windows(const WarpRows& w, const CodeBound
 // ---- scores of all codes by tensor cores
 
 /// s = half norm - product, for the warp's rows and `code_tiles` tiles of eight codes. The products of different tiles
-/// are independent, so their latencies overlap. One load of 16 bytes has two fragments: of two tiles of codes for K =
-/// 1, else of two steps of channels of one tile.
+/// are independent, so their latencies overlap. One load of 16 bytes has two fragments: for K = 1 of two tiles
+/// of codes, else of two steps of channels of one tile.
 template <int K>
 __device__ __forceinline__ void score_tiles(const WarpRows& w, const Fragments<K>& a, const float* group, int step,
                                             float (&s)[Plan<K>::code_tiles][Plan<K>::tiles][4]) {

@@ -222,8 +222,8 @@ NACRE_CLONES void add_row(const float* __restrict x, int64_t n, double* __restri
 
 }  // namespace
 
-// The widest vectors of this processor. The features are those of the psABI levels x86-64-v4 and x86-64-v3, for which
-// the functions above are compiled.
+// Floats of the widest vectors that this processor has. 16 requires the AVX-512 features of psABI level x86-64-v4. 8
+// requires avx2 and fma, as level x86-64-v3 does; its other features are not tested.
 int vector_width() {
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
   __builtin_cpu_init();

@@ -52,7 +52,7 @@ template <class T>
 bool in_place(Shape x) {
   return std::is_same_v<T, float> && x.rows() <= few_rows;
 }
-/// Rows per item whose sums are kept: about 256 over all items, and at least one.
+/// Rows per item whose sums are kept: at most 256 over all items, but at least one per item.
 int64_t chunk_of(Shape x) { return std::min(x.time, std::max<int64_t>(1, rows_of_chunk / x.batch)); }
 
 // ---- forward
@@ -196,8 +196,8 @@ class Forward {
   /// to = products of `rows` rows of x with the weights of group g + bias + add, the last two if they are given.
   void multiply(int64_t g, const float* x, int64_t x_row, const T* weight, const float* laid_out, int64_t depth,
                 const float* bias, const float* add, float* to, int64_t to_row, int64_t rows) const {
-    // The bias (or the sums so far) is added after the chain over the depth. multiply_all() has the same order, so that
-    // both ways give the same bits. `rows` is at most few_rows here.
+    // The bias (or `add`) is added after the chain over the depth. multiply_all() has the same order, so that both ways
+    // give the same bits. In place, `rows` is at most few_rows.
     if constexpr (std::is_same_v<T, float>) {
       if (in_place<T>(a_.x.shape)) {
         float sums[few_rows * columns] = {};

@@ -104,8 +104,8 @@ struct ForwardStep {
   int64_t batch, time, hidden;
 };
 
-/// Row t of all items: gates, c_t and y_t of `warps` hidden units and `items` items per block. To the sum of the
-/// products with weight_h, weight_x x + bias_x is added, and then bias_h, in this order for every batch.
+/// Row t of all items: gates, c_t and y_t of `warps` hidden units and `items` items per block. A gate's argument is the
+/// sum of the products with weight_h, plus (weight_x x + bias_x), plus bias_h, added in this order for every batch.
 /// c_after may be c_before, because the lane of an item and unit is the only one that reads and writes its value.
 template <class T, int items, bool vectorized>
 __global__ void __launch_bounds__(threads) lstm_forward_kernel(ForwardStep<T> a) {

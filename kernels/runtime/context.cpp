@@ -109,8 +109,8 @@ Device Context::device() const noexcept { return impl_->device; }
 int Context::threads() const noexcept { return impl_->threads; }
 Precision Context::precision() const noexcept { return impl_->precision; }
 
-// The clone of NACRE_CLONES that the loader has picked. Its levels x86-64-v4 and -v3 have further features, which are
-// not asked for here. NACRE_NO_CLONES builds the default alone.
+// The clone of NACRE_CLONES that the loader has picked. The levels x86-64-v4 and -v3 require further features, which
+// are not tested here. NACRE_NO_CLONES builds the default alone.
 const char* Context::instruction_set() const noexcept {
   if (on_cuda(*this)) return impl_->description.c_str();
 #if defined(__x86_64__) && !defined(NACRE_NO_CLONES)
@@ -275,7 +275,7 @@ Memory& Memory::operator=(Memory&& o) noexcept {
 }
 Memory::~Memory() { release(); }
 void Memory::release() noexcept {
-  // Every way to free memory comes here, after a move with null.
+  // All memory is freed here. An object that was moved from has null.
   if (data_ != nullptr) counter(device_).now -= bytes_;
 #if defined(NACRE_WITH_CUDA)
   if (device_.kind == Device::cuda) return cuda::device_release(data_, device_.index);

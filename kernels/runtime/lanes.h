@@ -28,8 +28,9 @@ struct Mask {
 };
 template <int lanes, int h, int high, int... j>
 NACRE_INLINE void shuffle_mask(typename Mask<lanes>::Type& to, std::integer_sequence<int, j...>) {
-  // Indices below `lanes` choose from the first operand of the shuffle, the others from the second. Low: columns with
-  // bit h = 0 stay, those with bit h = 1 come from column j - h of the second row. High: the same the other way round.
+  // Indices below `lanes` choose from the first operand of the shuffle, the others from the second. Low: columns
+  // with bit h = 0 stay, those with bit h = 1 come from column j - h of the second row. High: columns with bit h = 0
+  // come from column j + h of the first row, those with bit h = 1 stay in the second.
   to = typename Mask<lanes>::Type{((j & h) != 0 ? lanes + j - h + high * h : j + high * h)...};
 }
 /// Transposes by exchanging off-diagonal blocks of h by h, for h = lanes / 2, ..., 1.

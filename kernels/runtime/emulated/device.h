@@ -208,7 +208,8 @@ inline double __dadd_rn(double a, double b) {
   asm("" : "+x"(s));
   return s;
 }
-// On a device __fsqrt_rn and __frcp_rn are rounded correctly, too. The others here are approximations there.
+// On a device, __fsqrt_rn and __frcp_rn are rounded correctly, too; rsqrtf and those from __sinf to __logf, and
+// __fdividef, are approximations there.
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __frcp_rn(float x) { return 1.0f / x; }
@@ -268,7 +269,7 @@ struct Mma {
 struct LoadMatrix {
   uint32_t* to;
   const void* row;
-  int matrices;  ///< 8 x 8 elements of 16 bits each
+  int matrices;  ///< how many, of 8 x 8 elements of 16 bits
   bool transposed;
 };
 void mma_bf16(void* const (&arguments)[32], uint32_t);

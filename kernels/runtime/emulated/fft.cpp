@@ -31,7 +31,7 @@ struct Fft::Impl {
   int64_t length, batch;
   // roots[k] = exp(-2 pi i k / length); work: input and output of one transform.
   std::vector<Complex> roots, work;
-  Memory area;  // not used: it makes the emulated plan take as much device memory as a real one
+  Memory area;  // not read or written: it makes the plan take as much device memory as one of cuFFT may
 
   /// out = DFT of the n numbers in[0], in[stride], ...; splits n by its smallest prime factor p into p transforms of
   /// n / p numbers (Cooley and Tukey, decimation in time). length / n is the step between the roots of order n.

@@ -1,7 +1,7 @@
 // Runs a launch in one order or in several. A correct kernel gives the same bits in every order of threads and blocks.
 // With NACRE_EMULATION=all a launch runs four times from the same device memory, and all memory of the device must be
-// equal afterwards. Otherwise a launch runs once; unless one order is asked for, successive launches take turns with
-// the orders.
+// equal afterwards, if the device's buffers have at most 64 MiB. Otherwise a launch runs once; unless one order is
+// asked for, successive launches take turns with the orders.
 #include "runtime/emulated/orders.h"
 
 #include <cstdlib>
@@ -43,7 +43,8 @@ constexpr size_t compare_to = size_t{64} << 20;  // bytes of device memory that 
 class Orders {
  public:
   // The calls of one launch: begin(), first run, note_first(); then for every other order restore(), run, as_first().
-  // Runs change only the buffers that the first run changed, or as_first() says so, so no others need restoring.
+  // If a later run changes a buffer that the first run did not, as_first() returns false and the launch fails. So only
+  // buffers that the first run changed need restoring.
   void begin(int device) {
     device_ = device;
     before_.clear(), after_.clear(), changed_.clear();

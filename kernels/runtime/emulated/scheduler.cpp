@@ -7,8 +7,9 @@
 // Memory for 1024 threads is mapped once and used by every launch:
 //
 //   stacks    256 KiB each, the lowest page without access
-//   shared    1 MiB: dynamic memory at offset 0, then each static array where a thread first reached it, each followed
-//             by at least 64 bytes that belong to no array. With AddressSanitizer all but the arrays is poisoned
+//   shared    1 MiB: dynamic memory at offset 0, then the static arrays in the order in which threads first reach
+//             them, each followed by at least 64 bytes that belong to no array. With AddressSanitizer everything but
+//             the arrays is poisoned
 #include "runtime/emulated/scheduler.h"
 
 #include <sys/mman.h>
@@ -418,7 +419,7 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
   for (const auto& a : s.arrays)
     // The first thread that reaches the array makes it; all other threads and blocks of the launch find it.
     if (a.line == line && a.file == file) {
-      // The place in the source is the array's name. On a device, each instantiation of a template has its own array.
+      // An array is identified by its place in the source. On a device, each instantiation of a template has its own.
       if (a.bytes != bytes)
         fail("has two shared arrays at " + std::string(file) + ":" + std::to_string(line) + ", of " +
              std::to_string(a.bytes) + " and " + std::to_string(bytes) +
@@ -451,9 +452,8 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from)
   if (bytes_from > 0) shadow_read(from, bytes_from);
   std::memset(to, 0xff, bytes);  // NaN until the thread has waited for the copy
   shadow_pending(to, bytes, true);
-  // With AddressSanitizer the target is poisoned until then.
   // The bytes are copied in copy_wait(), as late as a device may, and read from the source then: a source that is
-  // overwritten too early shows, as well.
+  // overwritten too early shows, as well. With AddressSanitizer the target is poisoned until then.
   hide(to, bytes);
   self->copies.push_back({to, from, bytes, bytes_from, self->copy_group});
 }
@@ -468,8 +468,8 @@ void copy_wait(unsigned groups_left) {
       t.copies[kept++] = c;
       continue;
     }
-    // The mark goes first, because the shadow refuses accesses to pending bytes. Then the bytes count as written now by
-    // this thread: others may read them behind a barrier only.
+    // The mark is cleared first, because the shadow refuses accesses to pending bytes. Then the bytes count as written
+    // now by this thread, so other threads may read them only after a barrier.
     show(c.to, c.bytes);
     shadow_pending(c.to, c.bytes, false);
     shadow_write(c.to, c.bytes);

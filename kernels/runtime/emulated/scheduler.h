@@ -68,7 +68,7 @@ struct Thread {
   dim3 index;           ///< threadIdx
   unsigned linear = 0;  ///< number in the block, x fastest; its warp is linear / 32
   State state = done;
-  // The warp operation that the thread waits in.
+  // The warp operation that the thread waits in. file and line are also those of a barrier.
   uint32_t mask = 0;
   const char* file = nullptr;
   int line = 0;
@@ -76,7 +76,7 @@ struct Thread {
   void* argument = nullptr;
   uint32_t warp_epoch = 0;  ///< grows with each synchronising warp operation
   std::vector<PendingCopy> copies;
-  uint32_t copy_group = 0;     ///< cp.async.commit_group so far
+  uint32_t copy_group = 0;     ///< number of cp.async.commit_group so far
   void* context = nullptr;     ///< where the fiber goes on; null: not made yet
   void* fake_stack = nullptr;  ///< AddressSanitizer's
   std::byte* stack = nullptr;
