@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs missing packages, builds, and runs every test in five lanes:
 #
-#   asan       CUDA kernels emulated on the CPU, everything under AddressSanitizer and UndefinedBehaviorSanitizer
+#   asan       the CPU's code under AddressSanitizer and UndefinedBehaviorSanitizer
 #   tsan       the code around a call (threads, forks, a shared context) under ThreadSanitizer
-#   emulated   CUDA kernels emulated: every access is checked for races, every launch runs in four thread orders
+#   emulated   CUDA kernels emulated: every access is checked for bounds and races, every launch runs in four thread
+#              orders, and host code runs under AddressSanitizer and UndefinedBehaviorSanitizer
 #   cpu        optimised build, and a consumer of the installed package
 #   cuda       nvcc for sm_80 and sm_90a: the program, the benches and the tests are compiled, linked and started, and
 #              the kernels' code is checked; without nvcc, the lane is one line

@@ -1,70 +1,7 @@
 #!/usr/bin/env bash
 # nacre train as users run it: options, signals, kill -9, full disks, bad files, exit codes. $1 is the program.
 set -u
-nacre=$(readlink -f "$1")
-work=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$work"' EXIT
-cd "$work" || exit 1
-RANDOM=${SEED:-1}
-failures=0
-
-fail() {
-  echo "FAILED: $1"
-  [ -s out ] && sed 's/^/  out| /' out | tail -n 12
-  [ -s err ] && sed 's/^/  err| /' err | tail -n 12
-  failures=$((failures + 1))
-}
-expect_code() { [ "$code" = "$1" ] || fail "$2: exit code $code, expected $1"; }
-expect_text() { cat out err | grep -qF -- "$1" || fail "$2: does not say '$1'"; }
-train() {
-  "$nacre" train -t 1 "$@" >out 2>err
-  code=$?
-}
-# Waits until `file` has `text`, as long as the run continues. The duration does not matter.
-wait_for() {
-  while kill -0 "$pid" 2>/dev/null; do
-    grep -q -- "$2" "$1" 2>/dev/null && return 0
-    sleep 0.05
-  done
-  grep -q -- "$2" "$1" 2>/dev/null && return 0
-  fail "$1 never said '$2'"
-  return 1
-}
-bytes() { # $2 as $1 little-endian bytes, escaped for printf
-  local i text=
-  for ((i = 0; i < $1; ++i)); do printf -v text '%s\\x%02x' "$text" $((($2 >> (8 * i)) & 255)); done
-  echo -n "$text"
-}
-header() { # sample format (1 integers, 3 floats), bytes per sample, samples
-  printf 'RIFF'"$(bytes 4 $((36 + $2 * $3)))"'WAVEfmt '"$(bytes 4 16)$(bytes 2 "$1")$(bytes 2 1)$(bytes 4 16000)"
-  printf "$(bytes 4 $((16000 * $2)))$(bytes 2 "$2")$(bytes 2 $((8 * $2)))"'data'"$(bytes 4 $(($2 * $3)))"
-}
-wav() { # path, samples, period, amplitude: a triangle with a little noise
-  local t v text= noise=12345
-  for ((t = 0; t < $2; ++t)); do
-    v=$((t % $3 * 2 - $3)) v=$(((v < 0 ? -v : v) * 2 - $3)) noise=$(((noise * 1103515245 + 12345) & 2147483647))
-    v=$((v * $4 / $3 + noise % ($4 / 20 + 1)))
-    printf -v text '%s\\x%02x\\x%02x' "$text" $((v & 255)) $(((v >> 8) & 255))
-  done
-  { header 1 2 "$2" && printf "$text"; } >"$1"
-}
-same_end() { # run a, run b, step
-  local file
-  for file in model.safetensors optimizer.safetensors; do
-    cmp "$1/step-$3/$file" "$2/step-$3/$file" || fail "$2: $file is not what a run without interruption ends with"
-  done
-}
-
-mkdir data
-n=0
-for samples in 2400 1600 3000 250 2000 1200; do wav data/$n.wav $samples $((30 + 11 * n)) $((9000 + 1000 * n++)); done
-cat >tiny.json <<'JSON'
-{"codec": {"encoder_dim": 4, "encoder_rates": [2, 2], "decoder_dim": 16, "decoder_rates": [2, 2], "latent_dim": 8,
-           "quantizer": "ema", "metric": "euclidean", "n_codebooks": 2, "codebook_size": 16, "quantizer_dropout": 0.5},
- "loss": {"windows": [16, 64], "mels": [5, 10]}, "optimizer": {"ema_decay": 0.9},
- "training": {"segment_length": 400, "batch_size": 2, "codebook_start_rows": 300, "schedule": "cosine"}}
-JSON
-tiny() { train --data_dir data --config tiny.json "$@"; }
+source "$(dirname "${BASH_SOURCE[0]}")/train_tools.sh"
 
 # ---- options -------------------------------------------------------------------------------------------------------------
 tiny --checkpoint_dir mission --batch_size 16 --num_epochs 100 --learning_rate 3e-4 --segment_length 16000 \
@@ -256,39 +193,6 @@ refused_data() {
 }
 refused_data only_bad "no usable audio"
 refused_data none "no audio files"
-
-# ---- on a CUDA device, real or emulated, if there is one
-# ----------------------------------------------------------------------
-tiny --checkpoint_dir run_cuda --max_steps 4 --device cuda
-if [ "$code" = 6 ]; then
-  expect_text "use --device cpu" "--device cuda without one"
-  [ "$(wc -l <err)" = 1 ] || fail "--device cuda without one: not one clear line"
-else
-  expect_code 0 "--device cuda"
-  tiny --checkpoint_dir run_cuda --max_steps 6 --device cuda --precision tf32
-  expect_code 0 "--device cuda, resumed"
-  expect_text "resumed from" "--device cuda, resumed"
-  [ -f run_cuda/step-00000006/model.safetensors ] || fail "--device cuda: no checkpoint"
-  for device in cuda cpu; do
-    "$nacre" encode data/2.wav -m run_cuda -o codes_$device/ --device $device >out 2>err || fail "encode --device $device"
-    "$nacre" decode codes_$device/2.nacre -m run_cuda -o speech_$device/ --device $device >out 2>err ||
-      fail "decode --device $device"
-  done
-  [ "$(ls -l codes_cuda/2.nacre | awk '{print $5}')" = "$(ls -l codes_cpu/2.nacre | awk '{print $5}')" ] ||
-    fail "streams of both devices differ in size"
-  # A failed kernel ends the run with its own message, not one about missing memory, and the saved checkpoints stay.
-  for blocking in 0 1; do # with 1, every launch is waited for, so the kernel is known
-    export NACRE_EMULATION_BREAK=balancer_norms CUDA_LAUNCH_BLOCKING=$blocking
-    tiny --checkpoint_dir run_broken --max_steps 4 --device cuda
-    unset NACRE_EMULATION_BREAK CUDA_LAUNCH_BLOCKING
-    [ "$code" != 0 ] || continue # a real device does not fail on request
-    expect_code 6 "a kernel that fails"
-    expect_text "an illegal memory access was encountered" "a kernel that fails"
-    expect_text "one of those that this context launched before:" "a kernel that fails"
-    [ $blocking = 0 ] || expect_text "that this context launched before: balancer_norms" "a kernel that fails, blocking"
-    grep -q "batch_size" err && fail "a kernel that fails is told as a lack of memory"
-  done
-fi
 
 # ---- the devices of this machine
 # ----------------------------------------------------------------------------------------------

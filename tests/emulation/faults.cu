@@ -122,6 +122,18 @@ __global__ void odd_overrun_kernel(const float* x, float* y) {
     std::memcpy(reinterpret_cast<char*>(y + blockDim.x) - 1, reinterpret_cast<const char*>(x) + 1, 2);
 }
 
+/// A load of 16 bytes from an address that is a multiple of 4 only.
+__global__ void misaligned_kernel(const float* x, float* y) {
+  const float4 v = *reinterpret_cast<const float4*>(x + 3 * threadIdx.x);
+  y[threadIdx.x] = v.x + v.y + v.z + v.w;
+}
+/// The fifth thread writes behind the end of an array of its own.
+__global__ void own_array_overrun_kernel(const float* x, float* y) {
+  float own[4] = {};
+  own[threadIdx.x % 5] = x[threadIdx.x];
+  y[threadIdx.x] = own[0] + own[1] + own[2] + own[3];
+}
+
 /// One line, two arrays on a device: the emulator would give both the memory of the first.
 template <int count>
 __device__ float* array_of() {
@@ -182,6 +194,8 @@ int run(const std::string& kind, unsigned threads) {
                            {"shared_overrun", shared_overrun_kernel},
                            {"device_overrun", device_overrun_kernel},
                            {"odd_overrun", odd_overrun_kernel},
+                           {"misaligned", misaligned_kernel},
+                           {"own_array_overrun", own_array_overrun_kernel},
                            {"two_arrays_of_one_line", two_arrays_of_one_line_kernel},
                            {"one_address", one_address_kernel<false>, 2},
                            {"ignored_source", ignored_source_kernel<-16>},

@@ -216,12 +216,26 @@ void in_capture(const std::function<cudaError_t(cudaStream_t)>& call) {
   throw std::runtime_error(std::string(cudaGetErrorName(first)) + ", then " + cudaGetErrorName(then));
 }
 
+/// Host code of a .cu file that reads device memory, or behind the end of its own. AddressSanitizer ends the process.
+[[gnu::noinline]] void print(const int* numbers, size_t i) { std::printf("%d\n", numbers[i]); }
+void device_memory_on_the_host() {
+  void* p = nullptr;
+  expect(cudaMalloc(&p, 16), "memory");
+  print(static_cast<const int*>(p), 0);
+}
+void overrun_on_the_host() {
+  const std::vector<int> numbers(4, 1);
+  print(numbers.data(), numbers.size());
+}
+
 int run(const std::string& kind) {
   const std::map<std::string, std::function<void()>> kinds = {
       {"uploads", [] { uploads(Missing::nothing); }},
       {"upload_over_pinned_memory", [] { uploads(Missing::pinned_memory); }},
       {"upload_without_arrival", [] { uploads(Missing::arrival); }},
       {"upload_without_taking", [] { uploads(Missing::taking); }},
+      {"device_memory_on_the_host", device_memory_on_the_host},
+      {"overrun_on_the_host", overrun_on_the_host},
       {"sticky", sticky},
       {"seen_by_an_event", seen_by_an_event},
       {"two_contexts_one_kernel", two_contexts_one_kernel},

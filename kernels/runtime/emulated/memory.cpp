@@ -1,10 +1,10 @@
 // Memory of the emulated devices, in one of three ways (Buffer::Kind):
 //
-//   heap      posix_memalign of exactly the bytes, filled with 0xa5. With AddressSanitizer, overruns are found, and
-//             small buffers are poisoned while host code runs
+//   heap      posix_memalign of exactly the bytes, filled with 0xa5
 //   mapped    64 MiB or more, unless traffic is counted: pages that cost nothing until they are touched, and read as
 //             zeros
-//   watched   in builds with NACRE_WATCH: in the arena of shadow.cpp, which has a record for every two bytes
+//   watched   in builds with NACRE_WATCH: in the arena of shadow.cpp, which has a record for every two bytes. With
+//             AddressSanitizer, small buffers are poisoned while host code runs
 #include "runtime/emulated/memory.h"
 
 #include <sys/mman.h>
@@ -34,7 +34,7 @@ constexpr size_t hide_to = 256 << 10;          // blocks up to this size are clo
 // Poisoning takes time for every byte at each Open, so only small buffers are closed.
 void hide(std::byte* p, const Buffer& b, bool hidden) {
 #if defined(__SANITIZE_ADDRESS__)
-  if (b.kind != Buffer::heap || b.bytes > hide_to) return;
+  if (b.kind == Buffer::mapped || b.bytes > hide_to) return;
   if (hidden)
     __asan_poison_memory_region(p, b.bytes);
   else
@@ -73,7 +73,6 @@ std::byte* allocate(Buffer& b) {
     b.kind = Buffer::watched;
     p = watched_allocate(b.bytes, b.device);
   } else {
-    // Not rounded up, so that an access just beyond the end is found.
     if (posix_memalign(&p, 256, b.bytes) != 0) return nullptr;
     std::memset(p, 0xa5, b.bytes);  // undefined content
   }

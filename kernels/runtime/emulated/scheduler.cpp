@@ -8,8 +8,10 @@
 //
 //   stacks    256 KiB each, the lowest page without access
 //   shared    1 MiB: dynamic memory at offset 0, then the static arrays in the order in which threads first reach
-//             them, each followed by at least 64 bytes that belong to no array. With AddressSanitizer everything but
-//             the arrays is poisoned
+//             them, each followed by at least 64 bytes that belong to no array
+//
+// AddressSanitizer instruments host code only. It knows nothing of the fibers, and no code that it instruments may leave
+// a fiber.
 #include "runtime/emulated/scheduler.h"
 
 #include <sys/mman.h>
@@ -24,11 +26,7 @@
 #include <utility>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#define NACRE_ASAN 1
-#else
-#define NACRE_ASAN 0
+#error "the fibers run without AddressSanitizer; CMakeLists.txt has the flags"
 #endif
 
 namespace nacre::emulation {
@@ -51,14 +49,6 @@ constexpr unsigned most_threads = 1024;
 // than any device has.
 constexpr size_t most_static_shared = 48 << 10, shared_gap = 64, shared_space = 1 << 20;
 
-#if NACRE_ASAN
-void hide(const void* p, size_t n) { __asan_poison_memory_region(p, n); }
-void show(const void* p, size_t n) { __asan_unpoison_memory_region(p, n); }
-#else
-void hide(const void*, size_t) {}
-void show(const void*, size_t) {}
-#endif
-
 std::byte* map_memory(size_t bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
@@ -79,15 +69,12 @@ struct Scheduler {
   }
 
   std::vector<Thread> threads;               // 1024 of them; a block uses the first `count`
+  Thread* turns[most_threads] = {};          // the threads of the block in the order in which they run
   Kernel kernel{};                           // what the fibers call
   unsigned count = 0, waiting = 0;           // threads of a block; those at a barrier
   uint32_t at_warp[most_threads / 32] = {};  // per warp, the lanes that wait in a warp operation
   std::string fault;                         // of fail() or of a barrier; ends the launch once the thread has left
   fcontext_t main_context = nullptr;         // where leave() goes to
-  // What AddressSanitizer needs to know of the host's stack at each switch.
-  void* main_fake_stack = nullptr;
-  const void* main_stack = nullptr;
-  size_t main_stack_bytes = 0;
   std::byte* shared = nullptr;
   // Bytes: offset of the next static array; dynamic memory; static arrays without gaps; what they may have together.
   size_t shared_used = 0, dynamic_bytes = 0, static_bytes = 0, static_allowed = 0;
@@ -154,9 +141,6 @@ const char* file_name(const char* path) {
 void fiber(transfer_t from) {
   Scheduler& s = scheduler();
   s.main_context = from.fctx;
-#if NACRE_ASAN
-  __sanitizer_finish_switch_fiber(nullptr, &s.main_stack, &s.main_stack_bytes);
-#endif
   for (;;) {
     s.kernel.run(s.kernel.arguments);
     if (!self->copies.empty()) fail("returns with cp.async copies that were never waited for");
@@ -190,39 +174,24 @@ void Scheduler::resume(Thread& t) {
     const size_t room = stack_bytes - t.linear % staggered_stacks * stack_stagger;
     t.context = make_fcontext(t.stack + room, room - page, fiber);
   }
-#if NACRE_ASAN
-  __sanitizer_start_switch_fiber(&main_fake_stack, t.stack + page, stack_bytes - page);
-#endif
   const transfer_t back = jump_fcontext(t.context, nullptr);
-#if NACRE_ASAN
-  __sanitizer_finish_switch_fiber(main_fake_stack, nullptr, nullptr);
-#endif
   t.context = back.fctx;
   self = nullptr;
 }
 
 /// Switches from a thread back to the scheduler; returns when the thread is resumed.
 void Scheduler::leave() {
-  [[maybe_unused]] Thread& t = *self;
-#if NACRE_ASAN
-  __sanitizer_start_switch_fiber(&t.fake_stack, main_stack, main_stack_bytes);
-#endif
   const transfer_t back = jump_fcontext(main_context, nullptr);
   main_context = back.fctx;
-#if NACRE_ASAN
-  __sanitizer_finish_switch_fiber(t.fake_stack, &main_stack, &main_stack_bytes);
-#endif
 }
 
 /// Lays out shared memory for a launch. Its static arrays follow in shared_array(), once for all blocks.
 void Scheduler::start_shared(size_t dynamic) {
-  show(shared, shared_space);
   arrays.clear();
   dynamic_bytes = dynamic;
   static_bytes = 0;
-  shared_used = (dynamic + shared_gap - 1) / shared_gap * shared_gap + shared_gap;
   // Dynamic memory comes first, then the static arrays, each with a gap that belongs to no array.
-  hide(shared + dynamic, shared_space - dynamic);
+  shared_used = (dynamic + shared_gap - 1) / shared_gap * shared_gap + shared_gap;
 }
 
 /// What every thread of the block waits for, threads with the same reason together: the end of a message.
@@ -277,14 +246,15 @@ void Scheduler::run_block(Order order, uint64_t turn) {
     t.copy_group = 0;
     t.copies.clear();
   }
-  const Permutation at(count, {order.kind, order.seed + turn});
+  const Permutation permutation(count, {order.kind, order.seed + turn});
+  for (unsigned i = 0; i < count; ++i) turns[i] = &threads[permutation(i)];
   // Rounds over the threads that can run. Each runs until it waits. A round without progress means that no thread can
   // go on: a barrier that some never reach, or lanes that wait for each other. A thread that has returned does not
   // count as waiting, so a barrier after an early return is found.
   for (unsigned left = count; left > 0;) {
     bool progress = false;
     for (unsigned i = 0; i < count; ++i) {
-      Thread& t = threads[at(i)];
+      Thread& t = *turns[i];
       if (t.state != Thread::ready) continue;
       progress = true;
       resume(t);
@@ -352,13 +322,10 @@ void run_grid(const Kernel& kernel, dim3 grid, dim3 size, const SharedMemory& me
       t.context = nullptr;
       t.state = Thread::done;
       t.copies.clear();
-      show(t.stack + page, stack_bytes - page);
     }
-    show(s.shared, shared_space);
     if (std::exchange(s.trapped, false)) throw Trap(what);
     throw Fault(what);
   }
-  show(s.shared, shared_space);
   *memory.arrays = s.static_bytes;  // of the arrays that its blocks have reached
 }
 
@@ -434,7 +401,6 @@ void* shared_array(const char* file, int line, size_t bytes, size_t alignment) {
          std::to_string(s.static_allowed) + " are left beside " + std::to_string(s.dynamic_bytes) +
          " bytes of dynamic: raise its limit, or use less");
   s.arrays.push_back({file, line, offset, bytes});
-  show(s.shared + offset, bytes);
   shadow_shared(s.shared + offset, bytes);
   std::memset(s.shared + offset, 0xff, bytes);
   return s.shared + offset;
@@ -453,8 +419,7 @@ void copy_async(void* to, const void* from, unsigned bytes, unsigned bytes_from)
   std::memset(to, 0xff, bytes);  // NaN until the thread has waited for the copy
   shadow_pending(to, bytes, true);
   // The bytes are copied in copy_wait(), as late as a device may, and read from the source then: a source that is
-  // overwritten too early shows, as well. With AddressSanitizer the target is poisoned until then.
-  hide(to, bytes);
+  // overwritten too early shows, as well.
   self->copies.push_back({to, from, bytes, bytes_from, self->copy_group});
 }
 void copy_commit() { ++self->copy_group; }
@@ -470,7 +435,6 @@ void copy_wait(unsigned groups_left) {
     }
     // The mark is cleared first, because the shadow refuses accesses to pending bytes. Then the bytes count as written
     // now by this thread, so other threads may read them only after a barrier.
-    show(c.to, c.bytes);
     shadow_pending(c.to, c.bytes, false);
     shadow_write(c.to, c.bytes);
     std::memcpy(c.to, c.from, c.bytes_from);

@@ -78,7 +78,6 @@ struct Thread {
   std::vector<PendingCopy> copies;
   uint32_t copy_group = 0;     ///< number of cp.async.commit_group so far
   void* context = nullptr;     ///< where the fiber goes on; null: not made yet
-  void* fake_stack = nullptr;  ///< AddressSanitizer's
   std::byte* stack = nullptr;
 };
 
@@ -123,7 +122,15 @@ extern const bool watches_accesses;
 void shadow_launch(std::byte* shared, size_t bytes, int device);
 /// Registers an array of shared memory of the running kernel.
 void shadow_shared(const void* at, size_t bytes);
-/// An access by the running thread; in host code, nothing. Reports a conflict by fail().
+/// While it lives, accesses are neither checked nor noted.
+struct Unwatched {
+  Unwatched();
+  ~Unwatched();
+  Unwatched(const Unwatched&) = delete;
+  Unwatched& operator=(const Unwatched&) = delete;
+};
+/// An access by the running thread. Reports a conflict by fail(). One by host code is reported if AddressSanitizer is
+/// there and knows its memory as invalid.
 void shadow_write(void* at, size_t bytes);
 void shadow_read(const void* at, size_t bytes);
 /// Marks bytes of shared memory as those of a cp.async that was not waited for, or clears the mark.

@@ -16,12 +16,19 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 #include <string>
 
 #include "runtime/emulated/scheduler.h"
 #include "runtime/emulated/traffic.h"
+
+// AddressSanitizer's, in a program that has it, and null in others.
+extern "C" {
+[[gnu::weak]] void* __asan_region_is_poisoned(void* begin, size_t bytes);
+[[gnu::weak]] void __asan_report_error(void* pc, void* bp, void* sp, void* address, int writes, size_t bytes);
+}
 
 namespace nacre::emulation {
 
@@ -35,6 +42,8 @@ void shadow_read(const void*, size_t) {}
 void shadow_pending(void*, size_t, bool) {}
 AtomicSection::AtomicSection() {}
 AtomicSection::~AtomicSection() {}
+Unwatched::Unwatched() {}
+Unwatched::~Unwatched() {}
 void* watched_allocate(size_t, int) { return nullptr; }
 void watched_release(void*, size_t) {}
 
@@ -131,13 +140,14 @@ uint32_t* shared_array_of = nullptr;  // per two bytes, the launch whose array t
 uint32_t launch_number = 0;
 uint8_t launch_owner = 1;   // owner of the memory that the running kernel may access: device + 1
 uint64_t launch_first = 0;  // `when` of the first access of the running launch
-bool in_atomic = false, reporting = false;
+bool in_atomic = false;
+bool paused = false;  // accesses are not checked: in an Unwatched, and while a report is written
 
 // Not inlined, to keep the code of correct accesses small.
 [[noreturn, gnu::cold, gnu::noinline]] void fail_at_access(const char* what) { fail(what); }
 [[noreturn, gnu::cold, gnu::noinline]] void report(const void* at, bool shared, const char* did, const char* before,
                                                    const Touch& t) {
-  reporting = true;
+  paused = true;
   char text[160];
   const bool other_block = t.is(several_blocks) || t.block() != static_cast<uint32_t>(block.serial);
   std::snprintf(text, sizeof(text),
@@ -146,7 +156,7 @@ bool in_atomic = false, reporting = false;
                 other_block ? "" : std::to_string(t.thread()).c_str(), before,
                 shared ? static_cast<size_t>(static_cast<const std::byte*>(at) - shared_begin)
                        : static_cast<size_t>(static_cast<const std::byte*>(at) - arena.memory));
-  reporting = false;
+  paused = false;
   fail(text);
 }
 
@@ -209,10 +219,20 @@ inline void touch_cells(Cell* cells, size_t count, uint64_t oldest, bool shared,
   }
 }
 
-/// An access of the running thread. Host code (self is null) is not checked.
+/// An access by host code of a .cu file, which AddressSanitizer does not instrument.
+[[gnu::noinline]] void touch_on_host(const void* address, size_t bytes, bool writes) {
+  auto* const p = const_cast<void*>(address);
+  if (__asan_region_is_poisoned == nullptr || __asan_region_is_poisoned(p, bytes) == nullptr) return;
+  void* const frame = __builtin_frame_address(0);
+  __asan_report_error(__builtin_return_address(0), frame, frame, p, writes, bytes);
+  std::abort();
+}
+
+/// An access of the running thread, or of host code if self is null.
 template <bool writes>
 inline void touch(const void* address, size_t bytes) {
-  if (self == nullptr || reporting) return;
+  if (paused) return;
+  if (self == nullptr) return touch_on_host(address, bytes, writes);
   const auto* at = static_cast<const std::byte*>(address);
   const size_t count = (bytes + grain - 1) / grain;
   // Unsigned: addresses before the beginning become large offsets.
@@ -269,6 +289,7 @@ void shadow_write(void* at, size_t bytes) { touch_unaligned<true>(at, bytes); }
 void shadow_read(const void* at, size_t bytes) { touch_unaligned<false>(at, bytes); }
 void shadow_pending(void* at, size_t bytes, bool pending) {
   const auto* p = static_cast<const std::byte*>(at);
+  if (paused) return;
   if (p < shared_begin || p >= shared_begin + shared_bytes) return;
   for (size_t i = 0; i < bytes / grain; ++i) {
     // The copy itself has just written here, so the entry exists.
@@ -278,6 +299,8 @@ void shadow_pending(void* at, size_t bytes, bool pending) {
 }
 AtomicSection::AtomicSection() { in_atomic = true; }
 AtomicSection::~AtomicSection() { in_atomic = false; }
+Unwatched::Unwatched() { paused = true; }
+Unwatched::~Unwatched() { paused = false; }
 
 // Buffers follow each other with at least `guard` bytes in between, which belong to none.
 void* watched_allocate(size_t bytes, int device) {
