@@ -458,8 +458,7 @@ TEST_CASE("encode and decode with --denoise, each with the models that denoise t
   }
 }
 
-#if !defined(__SANITIZE_ADDRESS__)  // AddressSanitizer keeps freed blocks, so the peak would mean nothing
-TEST_CASE("memory does not grow with the length", "[cli]") {
+TEST_CASE("memory does not grow with the length", "[cli][peak]") {
   const Folder folder(true);  // on disk: a folder in memory would count
   const std::string model = tiny_model(folder);
   write_voice(folder / "short.wav", 16000 * 20);
@@ -482,7 +481,7 @@ TEST_CASE("memory does not grow with the length", "[cli]") {
   CHECK(decode[1] - decode[0] < 4096);
 }
 
-TEST_CASE("memory does not grow with the number of files, read or refused", "[cli]") {
+TEST_CASE("memory does not grow with the number of files, read or refused", "[cli][peak]") {
   const Folder folder(true);
   const std::string model = tiny_model(folder);
   int64_t peak[2];
@@ -503,4 +502,3 @@ TEST_CASE("memory does not grow with the number of files, read or refused", "[cl
   INFO(peak[0] << " " << peak[1] << " KiB");
   CHECK(peak[1] - peak[0] < 4096);
 }
-#endif
