@@ -3,8 +3,8 @@
 #
 #   asan       the CPU's code under AddressSanitizer and UndefinedBehaviorSanitizer
 #   tsan       the code around a call (threads, forks, a shared context) under ThreadSanitizer
-#   emulated   CUDA kernels emulated: every access is checked for bounds and races, every launch runs in four thread
-#              orders, and host code runs under AddressSanitizer and UndefinedBehaviorSanitizer
+#   emulated   CUDA kernels emulated: every access is checked for bounds and races, every launch runs in up to three
+#              orders of threads, and host code runs under AddressSanitizer and UndefinedBehaviorSanitizer
 #   cpu        optimised build, and a consumer of the installed package
 #   cuda       nvcc for sm_80 and sm_90a: the program, the benches and the tests are compiled, linked and started, and
 #              the kernels' code is checked; without nvcc, the lane is one line

@@ -126,7 +126,7 @@ std::string error_of(const std::function<void()>& call) {
 
 }  // namespace
 
-TEST_CASE("the first codebooks of a codec are the codec that has no others", "[codec][codebooks]") {
+TEST_CASE("the first codebooks of a codec are the codec that has no others", "[codec][codebooks][step]") {
   for (const Device device : devices())
     for (const QuantizerKind kind : {QuantizerKind::ema, QuantizerKind::factorised})
       for (const Storage storage : {Storage::float32, Storage::bfloat16})
@@ -161,7 +161,7 @@ TEST_CASE("the first codebooks of a codec are the codec that has no others", "[c
         }
 }
 
-TEST_CASE("windows of a codec with its first codebooks", "[windowed][codebooks]") {
+TEST_CASE("windows of a codec with its first codebooks", "[windowed][codebooks][step]") {
   for (const Device device : devices())
     for (const QuantizerKind kind : {QuantizerKind::ema, QuantizerKind::factorised}) {
       Context ctx({.device = device, .threads = 2});

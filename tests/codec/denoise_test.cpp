@@ -106,7 +106,7 @@ Results in_batch(Codec& codec, Codec::Ends ends) {
 
 }  // namespace
 
-TEST_CASE("denoising on request: every way of coding, in one half alone", "[denoise]") {
+TEST_CASE("denoising on request: every way of coding, in one half alone", "[denoise][step]") {
   for (const Device device : devices())
     for (const Denoise half : {Denoise::encoder, Denoise::decoder})
       for (const bool recurrent : {false, true}) {

@@ -257,7 +257,7 @@ TEST_CASE("a signal of any length is coded as it is where frames depend on all o
   CHECK(reflected > 0);
 }
 
-TEST_CASE("a stream of two channels gives what the whole signal gives", "[segments][streaming]") {
+TEST_CASE("a stream of two channels gives what the whole signal gives", "[segments][streaming][step]") {
   for (const Device device : devices()) {
     const bool slow = emulated && device.kind != Device::cpu;
     Context ctx({.device = device});

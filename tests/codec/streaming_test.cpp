@@ -171,7 +171,7 @@ TEST_CASE("no bit of a stream depends on how the signal is cut", "[streaming]") 
     }
 }
 
-TEST_CASE("a stream gives what the whole signal gives, for any length", "[streaming]") {
+TEST_CASE("a stream gives what the whole signal gives, for any length", "[streaming][step]") {
   int64_t seen = 0, differ = 0;
   for (const Device device : devices())
     for (const auto& [name, config] : kinds()) {

@@ -84,7 +84,7 @@ TEST_CASE("a window schedule keeps every frame once, with its context", "[window
   CHECK_THROWS_AS(WindowSchedule(6, -1), Error);
 }
 
-TEST_CASE("pieces of any size give the same bits", "[windowed]") {
+TEST_CASE("pieces of any size give the same bits", "[windowed][step]") {
   Context ctx;
   Codec codec = made(ctx, tiny({2, 4}));
   const std::vector<float> x = noise(70001, 1);  // more than two default windows

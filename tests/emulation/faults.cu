@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,15 @@ __global__ void neighbour_kernel(const float* x, float* y) {
   const unsigned i = threadIdx.x;
   shared[i] = x[i];
   if constexpr (with_barrier) __syncthreads();
+  y[i] = shared[(i + 1) % blockDim.x];
+}
+
+/// The barrier depends on the data.
+__global__ void barrier_by_data_kernel(const float* x, float* y) {
+  NACRE_SHARED(float, shared, 1024);
+  const unsigned i = threadIdx.x;
+  shared[i] = x[i];
+  if (x[blockDim.x] != 0) __syncthreads();
   y[i] = shared[(i + 1) % blockDim.x];
 }
 
@@ -162,11 +172,13 @@ __global__ void one_address_kernel(const float* x, float* y) {
 
 int run(const std::string& kind, unsigned threads) {
   Context ctx({.device = {Device::cuda, 0}});
-  Memory in(ctx, 4 * threads * sizeof(float)), out(ctx, threads * sizeof(float));
-  const View<float> x(reinterpret_cast<float*>(in.data()), {.channels = 4 * threads}),
+  std::optional<Memory> in(std::in_place, ctx, 4 * threads * sizeof(float));
+  Memory out(ctx, threads * sizeof(float));
+  const View<float> x(reinterpret_cast<float*>(in->data()), {.channels = 4 * threads}),
       y(reinterpret_cast<float*>(out.data()), {.channels = threads});
   std::vector<float> content(4 * threads), nothing(threads, NAN);
   for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<float>(i % 17);
+  content[threads] = 1;
   if (kind == "atomics") nothing[0] = 0;
   if (kind == "one_address") nothing[0] = 1;
   ctx.write<float>(content, x);
@@ -177,6 +189,7 @@ int run(const std::string& kind, unsigned threads) {
     Kernel kernel;
     unsigned blocks = 1;
     size_t shared_bytes = 0;
+    int launches = 1;  // all with equal arguments
   };
   const size_t most = limits(ctx).shared_per_block;
   const Entry entries[] = {{"right", neighbour_kernel<true>},
@@ -204,12 +217,21 @@ int run(const std::string& kind, unsigned threads) {
                            {"shared_beyond_the_limit", large_array_kernel, 1, most - 32768 + 16},
                            {"shared_far_beyond", large_array_kernel, 1, most + 16},
                            {"grid_too_deep", neighbour_kernel<true>, 70000},
+                           {"freed_before_a_repeat", neighbour_kernel<true>, 1, 0, 2},
+                           {"race_by_data_in_a_repeat", barrier_by_data_kernel, 1, 0, 9},
                            {"trap", trap_kernel}};
   for (const Entry& e : entries) {
     if (kind != e.kind) continue;
     const dim3 grid = kind == "grid_too_deep" ? dim3(1, e.blocks) : dim3(e.blocks);
-    launch(ctx, {.name = e.kind, .grid = grid, .block = threads, .shared_bytes = e.shared_bytes}, e.kernel,
-           static_cast<const float*>(x.data), y.data);
+    for (int i = 0; i < e.launches; ++i) {
+      if (i > 0 && i + 1 == e.launches) {
+        if (kind == "freed_before_a_repeat") in.reset();
+        content[threads] = 0;
+        if (in) ctx.write<float>(content, x);
+      }
+      launch(ctx, {.name = e.kind, .grid = grid, .block = threads, .shared_bytes = e.shared_bytes}, e.kernel,
+             static_cast<const float*>(x.data), y.data);
+    }
     std::vector<float> found(threads);
     ctx.read<float>(y, found);
     for (size_t i = 0; i < found.size(); ++i)

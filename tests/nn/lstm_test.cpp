@@ -149,7 +149,7 @@ TEST_CASE("a named weight is stored as it is, in either storage", "[lstm]") {
   }
 }
 
-TEST_CASE("an LSTM over blocks has the bits of the whole", "[lstm][streaming]") {
+TEST_CASE("an LSTM over blocks has the bits of the whole", "[lstm][streaming][step]") {
   for (const Device device : devices())
     for (const auto& [total, frames, per_frame, lag] : {std::array<int64_t, 4>{97, 10, 3, 0},
                                                         {40, 1, 1, 0},

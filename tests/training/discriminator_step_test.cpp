@@ -56,7 +56,7 @@ std::vector<float> judges_of(TrainingStep& step) { return values_of(step, step.d
 
 }  // namespace
 
-TEST_CASE("discriminators in training: closed gates keep them from the codec, not from training") {
+TEST_CASE("discriminators in training: closed gates keep them from the codec, not from training", "[step]") {
   for (const Device device : devices()) {
     CAPTURE(str(device));
     Context ctx({.device = device, .threads = 2});
@@ -85,7 +85,7 @@ TEST_CASE("discriminators in training: closed gates keep them from the codec, no
   }
 }
 
-TEST_CASE("discriminators in training: the codec's losses do not train them") {
+TEST_CASE("discriminators in training: the codec's losses do not train them", "[step]") {
   for (const Device device : devices()) {
     CAPTURE(str(device));
     Context ctx({.device = device, .threads = 2});
@@ -99,7 +99,8 @@ TEST_CASE("discriminators in training: the codec's losses do not train them") {
   }
 }
 
-TEST_CASE("discriminators in training: joint and separate branches give the same values, and shares that add up") {
+TEST_CASE("discriminators in training: joint and separate branches give the same values, and shares that add up",
+          "[step]") {
   for (const Device device : devices()) {
     CAPTURE(str(device));
     Context ctx({.device = device, .threads = 2});
@@ -135,7 +136,7 @@ TEST_CASE("discriminators in training: joint and separate branches give the same
   }
 }
 
-TEST_CASE("discriminators in training: they learn to tell a codec that stands still") {
+TEST_CASE("discriminators in training: they learn to tell a codec that stands still", "[step]") {
   Context ctx({.threads = 2});
   LossConfig loss = losses(false, 1, 0);
   TrainingStep step(ctx, tiny(), loss, {.learning_rate = 1e-9}, batch, samples, 3, Storage::float32, nullptr, judges());
@@ -155,7 +156,8 @@ TEST_CASE("discriminators in training: they learn to tell a codec that stands st
   }
 }
 
-TEST_CASE("discriminators in training: a step that is abandoned changes nothing, and equal runs have equal bits") {
+TEST_CASE("discriminators in training: a step that is abandoned changes nothing, and equal runs have equal bits",
+          "[step]") {
   Context one({.threads = 1}), two({.threads = 2});
   const auto a = step_of(one, losses(true, 1, 1)), b = step_of(two, losses(true, 1, 1));
   for (int i = 0; i < 2; ++i) run(*a, i), run(*b, i);
@@ -174,7 +176,7 @@ TEST_CASE("discriminators in training: a step that is abandoned changes nothing,
   CHECK(codec_of(*a) != before);
 }
 
-TEST_CASE("discriminators in training: bf16 and CUDA's captured graph") {
+TEST_CASE("discriminators in training: bf16 and CUDA's captured graph", "[step]") {
   for (const Device device : devices())
     for (const Storage storage : {Storage::float32, Storage::bfloat16}) {
       CAPTURE(str(device), storage == Storage::bfloat16);
@@ -190,7 +192,7 @@ TEST_CASE("discriminators in training: bf16 and CUDA's captured graph") {
     }
 }
 
-TEST_CASE("discriminators in training: a step without them trains the codec alone, captured or not") {
+TEST_CASE("discriminators in training: a step without them trains the codec alone, captured or not", "[step]") {
   for (const Device device : devices()) {
     CAPTURE(str(device));
     Context ctx({.device = device, .threads = 2});
@@ -220,7 +222,7 @@ TEST_CASE("discriminators in training: a step without them trains the codec alon
   }
 }
 
-TEST_CASE("discriminators in training: scales, residual units and all bands, in float and bf16") {
+TEST_CASE("discriminators in training: scales, residual units and all bands, in float and bf16", "[step]") {
   DiscriminatorConfig all{.periods = {},
                           .windows = {32},
                           .window_channels = 4,

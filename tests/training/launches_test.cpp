@@ -28,7 +28,7 @@ Launches launches(const Device device, const CodecConfig& config, Storage storag
 
 }  // namespace
 
-TEST_CASE("a step of DAC launches at most 300 kernels", "[launches]") {
+TEST_CASE("a step of DAC launches at most 300 kernels", "[launches][step]") {
   for (const Device device : test::devices()) {
     if (device.kind != Device::cuda) continue;
     const Launches n = launches(device, CodecConfig::named("dac-16k"), Storage::bfloat16);

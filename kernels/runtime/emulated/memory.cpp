@@ -139,6 +139,7 @@ cudaError_t cudaFree(void* p) {
   const Buffer b = found->second;
   hide(found->first, b, false);
   buffers().erase(found);
+  ++released_buffers;
   if (b.kind == Buffer::mapped) munmap(p, b.bytes);
   if (b.kind == Buffer::watched) watched_release(p, b.bytes);
   if (b.kind == Buffer::heap) std::free(p);

@@ -16,6 +16,9 @@ struct Buffer {
 /// All buffers of all devices, by address.
 std::map<std::byte*, Buffer>& buffers();
 
+/// How many buffers have been freed.
+inline uint64_t released_buffers = 0;
+
 /// Opens memory to kernels and copies until the end of the scope: of one device, or of all (-1).
 class Open {
  public:

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/emulated/types.h"
@@ -37,6 +38,7 @@ struct Kernel {
   const char* name;
   void (*run)(const void* arguments);
   const void* arguments;
+  std::string_view identity;  ///< bytes that are equal only for the same function with equal arguments
 };
 
 /// If not 0, only this many blocks at each end of the grid run, for shapes that are too large to run whole. The value

@@ -227,6 +227,7 @@ struct Queued {
   int device;
   std::vector<std::byte> values;  // of the parameters
   std::vector<void*> arguments;   // their addresses in `values`, as cudaLaunchKernel takes them
+  std::string identity;           // the function's address and the parameters' bytes
 
   void copy(void* const* from) {
     // The parameters, one after the other as the ABI aligns them, in one block of bytes.
@@ -245,6 +246,9 @@ struct Queued {
       arguments.push_back(reinterpret_cast<void*>(base + at[i]));
       std::memcpy(arguments.back(), from[i], signature->parameters[i].bytes);
     }
+    identity.assign(reinterpret_cast<const char*>(&function), sizeof(function));
+    for (size_t i = 0; i < at.size(); ++i)
+      identity.append(static_cast<const char*>(from[i]), signature->parameters[i].bytes);
   }
   static void one_thread(const void* self) {
     const auto& q = *static_cast<const Queued*>(self);
@@ -260,7 +264,7 @@ struct Queued {
     // check.
     const size_t asked = facts.dynamic_limit;
     run_in_orders(
-        {name.c_str(), one_thread, this}, grid, block,
+        {name.c_str(), one_thread, this, identity}, grid, block,
         {dynamic, asked == 0 ? shared_without_asking - dynamic : emulation::device().limits.shared_per_block - asked,
          &facts.arrays, device},
         edges, state().launches++);
